@@ -178,7 +178,7 @@ class MortalControl(MemoryControlStore):
 
 
 @dataclass
-class Mortal:
+class SmallStepKind:
     """A kind of job that does little per step, so that it has many steps."""
 
     kind: JobKind
@@ -272,5 +272,5 @@ def _over(life: Life, shared: MemoryControlState) -> bool:
 def _router(case: Case, scene: Scene, shared: MemoryControlState, life: Life, name: str) -> Jobs:
     stores = {store: MortalClient(store, client.channel, life) for store, client in scene.stores.items()}
     kind = case.make(stores, cast(EventLog, MortalLog(scene.log, life)))
-    mortal = Mortal(kind, life, case.stage_of, case.limit)
+    mortal = SmallStepKind(kind, life, case.stage_of, case.limit)
     return Jobs(MortalControl(shared, life), [mortal], name, CLOCK)

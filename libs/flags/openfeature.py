@@ -24,7 +24,7 @@ from openfeature.provider import FeatureProvider, ProviderStatus
 from openfeature.provider.no_op_provider import NoOpProvider
 
 from libs.errors import BatonError
-from libs.flags.port import FlagsUnavailable, Seen
+from libs.flags.port import FlagReading, FlagsUnavailable
 
 Factory = Callable[[], FeatureProvider]
 
@@ -84,7 +84,7 @@ class OpenFeatureSource:
     def __repr__(self) -> str:
         return f"<OpenFeatureSource {self.name}>"
 
-    def evaluate(self, names: Sequence[str]) -> Mapping[str, Seen]:
+    def evaluate(self, names: Sequence[str]) -> Mapping[str, FlagReading]:
         client, provider = self._opened()
         if self._prepare is not None:
             self._prepare(provider)
@@ -159,7 +159,7 @@ def _wake(waiting: asyncio.Future[None]) -> None:
         waiting.set_result(None)
 
 
-def _evaluate(client: OpenFeatureClient, name: str) -> Seen:
+def _evaluate(client: OpenFeatureClient, name: str) -> FlagReading:
     context = EvaluationContext(targeting_key=TARGETING_KEY)
 
     def ask(default: bool) -> FlagEvaluationDetails[bool]:
@@ -169,20 +169,20 @@ def _evaluate(client: OpenFeatureClient, name: str) -> Seen:
     if first.error_code is not None:
         return _failed(first)
     if first.reason == Reason.DISABLED:
-        return Seen(None)
+        return FlagReading(None)
     if first.value:
-        return Seen(True)
+        return FlagReading(True)
     second = ask(True)
     if second.error_code is not None:
         return _failed(second)
     if not second.value:
-        return Seen(False)
+        return FlagReading(False)
     # The provider returned the default both times, or the flag was just set to true: then it is true again.
     third = ask(False)
-    return _failed(third) if third.error_code is not None else Seen(True if third.value else None)
+    return _failed(third) if third.error_code is not None else FlagReading(True if third.value else None)
 
 
-def _failed(details: FlagEvaluationDetails[bool]) -> Seen:
+def _failed(details: FlagEvaluationDetails[bool]) -> FlagReading:
     if details.error_code == ErrorCode.FLAG_NOT_FOUND:
-        return Seen(None)
-    return Seen(None, f"{details.error_code}: {details.error_message or 'no details'}")
+        return FlagReading(None)
+    return FlagReading(None, f"{details.error_code}: {details.error_message or 'no details'}")

@@ -16,7 +16,7 @@ class FlagsUnavailable(BatonError):
     retry_seconds = 1.0
 
 
-class Seen(NamedTuple):
+class FlagReading(NamedTuple):
     """Result of one evaluation of a flag."""
 
     value: bool | None
@@ -29,7 +29,7 @@ class FlagSource(Protocol):
     name: str
     """Display name: "control store", "flagd file /etc/baton/flags.json"."""
 
-    def evaluate(self, names: Sequence[str]) -> Mapping[str, Seen]:
+    def evaluate(self, names: Sequence[str]) -> Mapping[str, FlagReading]:
         """Current values of exactly these flags.
 
         May block as long as the source takes, so it is called in a thread unless the source is in memory; not

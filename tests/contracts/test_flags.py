@@ -18,7 +18,7 @@ from openfeature.provider.no_op_provider import NoOpProvider
 
 from libs.flags.flagd import MAX_FILE_BYTES, flagd_source
 from libs.flags.openfeature import OpenFeatureSource, UnfitProvider, load_factory
-from libs.flags.port import FlagsUnavailable, Seen
+from libs.flags.port import FlagReading, FlagsUnavailable
 from tests.contracts.flag_adapters import (
     SHARED,
     Adapter,
@@ -47,14 +47,18 @@ async def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 async def test_a_flag_is_true_or_false_or_unset(adapter: Adapter) -> None:
     adapter.put({"x.on": True, "x.off": False, "other": True})
-    assert adapter.source.evaluate(NAMES) == {"x.on": Seen(True), "x.off": Seen(False), "x.unset": Seen(None)}
+    assert adapter.source.evaluate(NAMES) == {
+        "x.on": FlagReading(True),
+        "x.off": FlagReading(False),
+        "x.unset": FlagReading(None),
+    }
 
 
 async def test_a_flag_that_is_taken_away_is_unset(adapter: Adapter) -> None:
     adapter.put({"x.on": True})
     assert adapter.source.evaluate(["x.on"])["x.on"].value is True
     adapter.put({})
-    assert adapter.source.evaluate(["x.on"])["x.on"] == Seen(None)
+    assert adapter.source.evaluate(["x.on"])["x.on"] == FlagReading(None)
 
 
 async def test_each_look_sees_what_was_put_last(adapter: Adapter) -> None:
@@ -116,7 +120,7 @@ async def test_a_value_of_a_wrong_type_is_trouble_of_that_flag_alone(kind: str, 
     adapter: Adapter = FlagdAdapter(tmp_path / "flags.json") if kind == "flagd" else ProviderAdapter()
     adapter.put({"x.on": True, "x.off": value})
     seen = adapter.source.evaluate(["x.on", "x.off"])
-    assert seen["x.on"] == Seen(True)
+    assert seen["x.on"] == FlagReading(True)
     assert "TYPE_MISMATCH" in seen["x.off"].trouble
     adapter.source.close()
 
@@ -144,7 +148,7 @@ class OddProvider(ChangingProvider):
 TRUE = FlagResolutionDetails(True, reason=Reason.STATIC)
 
 
-def look(provider: FeatureProvider) -> Seen:
+def look(provider: FeatureProvider) -> FlagReading:
     source = OpenFeatureSource("odd", lambda: provider)
     try:
         return source.evaluate(["x.on"])["x.on"]
@@ -153,7 +157,7 @@ def look(provider: FeatureProvider) -> Seen:
 
 
 async def test_a_default_is_never_taken_for_a_value() -> None:
-    assert look(NoOpProvider()) == Seen(None)
+    assert look(NoOpProvider()) == FlagReading(None)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,7 @@ async def test_a_provider_that_fails_is_trouble(resolve: Exception | FlagResolut
 
 
 async def test_a_disabled_flag_is_unset() -> None:
-    assert look(OddProvider(resolve=FlagResolutionDetails(True, reason=Reason.DISABLED))) == Seen(None)
+    assert look(OddProvider(resolve=FlagResolutionDetails(True, reason=Reason.DISABLED))) == FlagReading(None)
 
 
 async def test_a_provider_that_cannot_start_is_made_anew_until_it_can() -> None:
@@ -256,20 +260,20 @@ async def test_a_file_that_is_broken_from_the_start_is_reported_at_every_look(te
     source.close()
 
 
-RULES: dict[str, tuple[dict[str, Any], Seen]] = {
-    "disabled": ({"state": "DISABLED", "defaultVariant": "on"}, Seen(None)),
-    "without a default": ({"state": "ENABLED"}, Seen(None)),
-    "a null default": ({"state": "ENABLED", "defaultVariant": None}, Seen(None)),
-    "a rule": ({"state": "ENABLED", "defaultVariant": "off", "targeting": {"if": [True, "on"]}}, Seen(True)),
+RULES: dict[str, tuple[dict[str, Any], FlagReading]] = {
+    "disabled": ({"state": "DISABLED", "defaultVariant": "on"}, FlagReading(None)),
+    "without a default": ({"state": "ENABLED"}, FlagReading(None)),
+    "a null default": ({"state": "ENABLED", "defaultVariant": None}, FlagReading(None)),
+    "a rule": ({"state": "ENABLED", "defaultVariant": "off", "targeting": {"if": [True, "on"]}}, FlagReading(True)),
     "a rule that leaves it": (
         {"state": "ENABLED", "defaultVariant": "off", "targeting": {"if": [False, "on"]}},
-        Seen(False),
+        FlagReading(False),
     ),
 }
 
 
 @pytest.mark.parametrize(("flag", "seen"), RULES.values(), ids=RULES)
-async def test_a_flagd_flag_means_what_flagd_says(flag: dict[str, Any], seen: Seen, tmp_path: Path) -> None:
+async def test_a_flagd_flag_means_what_flagd_says(flag: dict[str, Any], seen: FlagReading, tmp_path: Path) -> None:
     path = tmp_path / "flags.json"
     path.write_text(json.dumps({"flags": {"x.on": {"variants": {"on": True, "off": False}, **flag}}}))
     source = flagd_source(path)

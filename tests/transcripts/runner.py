@@ -11,7 +11,7 @@ from typing import Any
 
 from services.router.core import canary
 from services.router.core import phase as phases
-from services.router.core.automatic_rollback import Action, Seen, decide, rolled_back
+from services.router.core.automatic_rollback import Action, Observation, decide, rolled_back
 from services.router.core.canary import CanaryPlan, Step, Walked
 from services.router.core.gates import Evidence, Limits, Verdict, check, not_overridable, worst
 from services.router.core.measure import Counts
@@ -57,7 +57,7 @@ class Story:
         a, b = (Counts(*map(int, given.get(store, "0/0").split("/"))) for store in "ab")
         ago = float(given["ago"]) if "ago" in given else None
         seconds = [(a, b)] * int(given.get("for", "35"))
-        seen = Seen(self.setting, seconds, given.get("a-serves", "yes") == "yes", ago)
+        seen = Observation(self.setting, seconds, given.get("a-serves", "yes") == "yes", ago)
         action, reason = decide(seen, Limits())
         said = [f"{action.value}: {reason}"]
         return [*said, *self._set(lambda: rolled_back(self.setting))] if action is Action.ROLL_BACK else said
@@ -146,7 +146,7 @@ class Story:
         place = self._place
         self._place = Walked(place.step, place.seconds + float(seconds.removesuffix("s")), place.samples + int(samples))
         gates = self._plan_of_walk.steps[place.step].gates
-        seen = canary.Seen(self.setting, not moving, check(gates, self.evidence))
+        seen = canary.Observation(self.setting, not moving, check(gates, self.evidence))
         said = canary.decide(self._plan_of_walk, self._place, seen)
         lines = [f"{said.action.value}: {said.reason}"]
         permille = said.permille

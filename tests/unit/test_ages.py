@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from libs.ownership.model import Store, Version
 from services.router.core.ages import Behind, Validation
-from services.router.core.differences import Look
+from services.router.core.differences import RowView
 
 
-def look(written: float | None, revision: int = 1) -> Look:
-    return Look(Version(0, revision), Store.A, Version(0, revision), revision, revision, written)
+def look(written: float | None, revision: int = 1) -> RowView:
+    return RowView(Version(0, revision), Store.A, Version(0, revision), revision, revision, written)
 
 
 def test_each_query_counts_what_it_asks_for() -> None:

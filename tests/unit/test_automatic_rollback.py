@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.router.core.automatic_rollback import Action, Seen, decide, needed_seconds, rolled_back
+from services.router.core.automatic_rollback import Action, Observation, decide, needed_seconds, rolled_back
 from services.router.core.measure import Counts
 from services.router.core.phase import IllegalMove, Phase, Setting
 from services.router.core.thresholds import Limits
@@ -25,7 +25,7 @@ def window(b: Counts, a: Counts = NOTHING, seconds: int = SEEN) -> list[tuple[Co
 
 
 def ruled(seconds: Sequence[tuple[Counts, Counts]], **fields: object) -> Action:
-    seen = Seen(NOW, seconds, a_serves=True, last_seconds_ago=None)
+    seen = Observation(NOW, seconds, a_serves=True, last_seconds_ago=None)
     return decide(replace(seen, **fields), Limits()).action  # type: ignore[arg-type]
 
 
@@ -42,7 +42,7 @@ def test_a_dead_b_sends_traffic_back() -> None:
 
 
 def test_the_reason_has_the_figures() -> None:
-    verdict = decide(Seen(NOW, FAILING, a_serves=True, last_seconds_ago=None), Limits())
+    verdict = decide(Observation(NOW, FAILING, a_serves=True, last_seconds_ago=None), Limits())
     assert "120 server faults in 600 calls (20.0%) of B's in 30 s" in verdict.reason
 
 
@@ -123,7 +123,7 @@ def test_it_happens_once_in_ten_minutes_then_a_person_decides(ago: float | None,
 
 
 def test_it_can_be_switched_off_and_then_calls_a_person() -> None:
-    seen = Seen(NOW, FAILING, a_serves=True, last_seconds_ago=None)
+    seen = Observation(NOW, FAILING, a_serves=True, last_seconds_ago=None)
     assert decide(seen, Limits({"rollback_automatic": 0})).action is ALERT
 
 

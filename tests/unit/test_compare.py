@@ -18,12 +18,12 @@ from services.router.core.compare import (
     UNREADABLE,
     Comparison,
     Kind,
-    Seen,
+    ShownRecord,
     gravest,
     pairs_of,
     seen_of,
 )
-from services.router.core.merge import Half, Item
+from services.router.core.merge import HalfPage, Item
 from services.router.core.tally import Difference, Side, Tally, hashed
 from tests.contracts.pb.toy import shelf_pb2 as pb
 
@@ -37,7 +37,7 @@ def sandbox(**fields: Any) -> sandbox_pb2.Sandbox:
 
 def differing(one: sandbox_pb2.Sandbox, other: sandbox_pb2.Sandbox, *ignored: str) -> tuple[str, ...]:
     comparison = Comparison(sandbox_pb2.Sandbox, ignored)
-    return comparison.fields(Seen(V1, one.SerializeToString()), Seen(V1, other.SerializeToString()))
+    return comparison.fields(ShownRecord(V1, one.SerializeToString()), ShownRecord(V1, other.SerializeToString()))
 
 
 @pytest.mark.parametrize(
@@ -66,20 +66,20 @@ def test_the_paths_of_what_differs_are_named_without_keys_and_positions(
 def test_replies_that_hold_the_same_in_other_bytes_do_not_differ() -> None:
     one, other = sandbox().SerializeToString(), sandbox_pb2.Sandbox(account="a").SerializeToString()
     comparison = Comparison(sandbox_pb2.Sandbox, ())
-    assert comparison.fields(Seen(V1, one + other), Seen(V1, other + one)) == ()
+    assert comparison.fields(ShownRecord(V1, one + other), ShownRecord(V1, other + one)) == ()
 
 
 def test_unknown_fields_are_compared_too() -> None:
     plain, unknown = sandbox().SerializeToString(), pb.BrowseOrder(most=3).SerializeToString()
     comparison = Comparison(sandbox_pb2.Sandbox, ())
-    assert comparison.fields(Seen(V1, plain), Seen(V1, plain + unknown)) == (UNKNOWN_FIELDS,)
-    assert comparison.fields(Seen(V1, plain + unknown), Seen(V1, unknown + plain)) == ()
+    assert comparison.fields(ShownRecord(V1, plain), ShownRecord(V1, plain + unknown)) == (UNKNOWN_FIELDS,)
+    assert comparison.fields(ShownRecord(V1, plain + unknown), ShownRecord(V1, unknown + plain)) == ()
 
 
 def test_what_is_not_a_reply_is_a_difference_unless_both_are_the_same() -> None:
     comparison = Comparison(sandbox_pb2.Sandbox, ())
-    assert comparison.fields(Seen(V1, b"\xff"), Seen(V1, b"")) == (UNREADABLE,)
-    assert comparison.fields(Seen(V1, b"\xff"), Seen(V1, b"\xff")) == ()
+    assert comparison.fields(ShownRecord(V1, b"\xff"), ShownRecord(V1, b"")) == (UNREADABLE,)
+    assert comparison.fields(ShownRecord(V1, b"\xff"), ShownRecord(V1, b"\xff")) == ()
 
 
 def test_ignored_fields_are_left_out_wherever_they_stand() -> None:
@@ -93,11 +93,11 @@ def test_ignored_fields_are_left_out_wherever_they_stand() -> None:
 def test_an_ignored_field_of_a_lists_items_is_left_out_of_each_item() -> None:
     browse = dataclasses.replace(SHELF.methods["Browse"], ignored_reply_fields=("found.lent", "more"))
     one, other = (pb.Book(path="p", lent=lent).SerializeToString() for lent in (1, 2))
-    assert Comparison.of(browse).fields(Seen(V1, one), Seen(V1, other)) == ()
-    assert Comparison.of(SHELF.methods["Browse"]).fields(Seen(V1, one), Seen(V1, other)) == ("lent",)
+    assert Comparison.of(browse).fields(ShownRecord(V1, one), ShownRecord(V1, other)) == ()
+    assert Comparison.of(SHELF.methods["Browse"]).fields(ShownRecord(V1, one), ShownRecord(V1, other)) == ("lent",)
     books = [pb.Books(found=[pb.Book(path="p", lent=lent)]).SerializeToString() for lent in (1, 2)]
     whole = Comparison(pb.Books, ("found.lent",))
-    assert whole.fields(Seen(V1, books[0]), Seen(V1, books[1])) == ()
+    assert whole.fields(ShownRecord(V1, books[0]), ShownRecord(V1, books[1])) == ()
 
 
 @pytest.mark.parametrize("path", ["color", "found.color", "found.path.more", "", "found."])
@@ -108,7 +108,11 @@ def test_an_ignored_field_that_the_reply_does_not_have_is_refused_at_the_start(p
 
 def test_errors_are_the_same_by_code_and_reason() -> None:
     comparison = Comparison(pb.Book, ())
-    none, other, reply = Seen(V1, status="NOT_FOUND/A"), Seen(V1, status="NOT_FOUND/B"), Seen(V1, b"")
+    none, other, reply = (
+        ShownRecord(V1, status="NOT_FOUND/A"),
+        ShownRecord(V1, status="NOT_FOUND/B"),
+        ShownRecord(V1, b""),
+    )
     assert comparison.sight(none, none).kind is Kind.MATCH
     assert comparison.sight(none, other).kind is Kind.MISMATCH
     assert (comparison.sight(none, reply).kind, comparison.sight(none, reply).fields) == (Kind.MISMATCH, (STATUS,))
@@ -136,8 +140,8 @@ def test_versions_say_what_a_difference_is(
 ) -> None:
     comparison = Comparison(pb.Book, ())
     books = [pb.Book(reader=reader).SerializeToString() for reader in ("ann", "bob")]
-    assert comparison.sight(Seen(one, books[0]), Seen(other, books[1]), due).kind is kind
-    assert comparison.sight(Seen(one, books[0]), Seen(other, books[0]), due).kind is Kind.MATCH
+    assert comparison.sight(ShownRecord(one, books[0]), ShownRecord(other, books[1]), due).kind is kind
+    assert comparison.sight(ShownRecord(one, books[0]), ShownRecord(other, books[0]), due).kind is Kind.MATCH
 
 
 def test_the_gravest_of_a_pages_rows_counts() -> None:
@@ -151,26 +155,26 @@ def row(revision: int, data: bytes, *, matches: bool = True) -> Item:
 
 
 def test_pages_are_compared_by_name_up_to_where_both_are_known() -> None:
-    one = Half({"a": row(1, b"1"), "b": row(1, b"1"), "c": row(1, b"1")}, full=True)
-    other = Half({"a": row(1, b"1"), "b": row(1, b"2"), "d": row(1, b"1")}, full=False)
+    one = HalfPage({"a": row(1, b"1"), "b": row(1, b"1"), "c": row(1, b"1")}, full=True)
+    other = HalfPage({"a": row(1, b"1"), "b": row(1, b"2"), "d": row(1, b"1")}, full=False)
     looked_up = {"c": row(2, b"", matches=False)}
     found = {name: (mine, theirs) for name, mine, theirs in pairs_of(one, other, looked_up)}
     assert set(found) == {"b", "c"}, "a is the same, d is beyond the end of the full page"
     comparison = Comparison(pb.Book, ())
     mine, theirs = map(seen_of, found["c"])
     assert comparison.fields(mine, theirs) == (FILTER,)
-    assert seen_of(None) == Seen(NEVER, matches=False)
+    assert seen_of(None) == ShownRecord(NEVER, matches=False)
 
 
 def test_a_row_that_its_store_does_not_understand_differs_from_nothing() -> None:
     opaque = Item(V2, False, b"", unknown_schema=3)
-    one, other = Half({"a": opaque}, full=False), Half({"a": Item(V2, True, b"1")}, full=False)
+    one, other = HalfPage({"a": opaque}, full=False), HalfPage({"a": Item(V2, True, b"1")}, full=False)
     assert not list(pairs_of(one, other, {})) and not list(pairs_of(other, one, {}))
 
 
 def test_two_rows_that_do_not_match_are_the_same_to_a_client() -> None:
     comparison = Comparison(pb.Book, ())
-    assert comparison.fields(Seen(V1, matches=False), Seen(NEVER, matches=False)) == ()
+    assert comparison.fields(ShownRecord(V1, matches=False), ShownRecord(NEVER, matches=False)) == ()
 
 
 def test_no_more_fields_are_named_than_are_kept() -> None:
@@ -184,7 +188,7 @@ def test_no_more_fields_are_named_than_are_kept() -> None:
 
 
 def test_a_hash_tells_contents_apart_only_for_those_who_know_the_secret() -> None:
-    one, other = Seen(V1, b"1"), Seen(V1, b"2")
+    one, other = ShownRecord(V1, b"1"), ShownRecord(V1, b"2")
     assert hashed(one, b"s") == hashed(one, b"s") != hashed(other, b"s")
     assert hashed(one, b"s") != hashed(one, b"t")
 
@@ -213,5 +217,5 @@ def test_a_tallys_counts_add_up() -> None:
 
 def test_a_row_that_only_ends_a_page_is_not_compared() -> None:
     """The other store need not have it: it may be of a record that never was."""
-    one, other = Half({"a": row(3, b"", matches=False)}, full=True), Half({}, full=False)
+    one, other = HalfPage({"a": row(3, b"", matches=False)}, full=True), HalfPage({}, full=False)
     assert not list(pairs_of(one, other, {})) and not list(pairs_of(other, one, {}))

@@ -14,29 +14,29 @@ from services.router.core.differences import (
     Difference,
     Findings,
     Kind,
-    Look,
+    RowView,
     difference,
     is_believed,
-    is_mended,
+    is_repaired,
 )
 
 A, B = Store.A, Store.B
 KEY = "sandboxes/x"
 
 
-def look(revision: int, owner: Store, *, released: bool = False, content: int = 7, kept: int | None = None) -> Look:
+def look(revision: int, owner: Store, *, released: bool = False, content: int = 7, kept: int | None = None) -> RowView:
     """Of a row in this version, written by its owner, or released to it."""
     written = Version(0, revision - 1) if released else Version(0, revision)
     content = content + revision * 100 + (owner is B) * 10
-    return Look(Version(0, revision), owner, written, content if kept is None else kept, content)
+    return RowView(Version(0, revision), owner, written, content if kept is None else kept, content)
 
 
-def kind_of(a: Look | None, b: Look | None) -> tuple[Kind, Store] | None:
+def kind_of(a: RowView | None, b: RowView | None) -> tuple[Kind, Store] | None:
     found = difference(KEY, (a, b))
     return None if found is None else (found.kind, found.newer)
 
 
-def found(a: Look | None, b: Look | None) -> Difference:
+def found(a: RowView | None, b: RowView | None) -> Difference:
     made = difference(KEY, (a, b))
     assert made is not None
     return made
@@ -70,7 +70,9 @@ def found(a: Look | None, b: Look | None) -> Difference:
         (look(3, A), look(4, A, kept=1), (Kind.CORRUPT, B)),
     ],
 )
-def test_two_rows_say_how_they_differ(a: Look | None, b: Look | None, expected: tuple[Kind, Store] | None) -> None:
+def test_two_rows_say_how_they_differ(
+    a: RowView | None, b: RowView | None, expected: tuple[Kind, Store] | None
+) -> None:
     assert kind_of(a, b) == expected
 
 
@@ -96,7 +98,7 @@ OLD, NEW, NEWER = look(3, A), look(4, A), look(5, A)
     ],
 )
 def test_a_difference_is_believed_when_what_was_newer_has_not_arrived(
-    first: tuple[Look | None, Look | None], second: tuple[Look | None, Look | None], believed: bool
+    first: tuple[RowView | None, RowView | None], second: tuple[RowView | None, RowView | None], believed: bool
 ) -> None:
     assert is_believed(found(*first), difference(KEY, second)) is believed
 
@@ -104,12 +106,12 @@ def test_a_difference_is_believed_when_what_was_newer_has_not_arrived(
 def test_what_is_corrupt_is_mended_by_a_higher_version_alone() -> None:
     one = found(OLD, look(3, A, content=8))
     assert one.is_handed_over
-    assert not is_mended(one, (OLD, OLD))
-    assert not is_mended(one, (NEW, NEW._replace(digest=1)))
-    assert is_mended(one, (NEW, NEW))
+    assert not is_repaired(one, (OLD, OLD))
+    assert not is_repaired(one, (NEW, NEW._replace(digest=1)))
+    assert is_repaired(one, (NEW, NEW))
     stale = found(NEW, OLD)
-    assert not is_mended(stale, (NEW, OLD))
-    assert is_mended(stale, (NEWER, NEW))
+    assert not is_repaired(stale, (NEW, OLD))
+    assert is_repaired(stale, (NEWER, NEW))
 
 
 def test_a_row_that_was_raised_by_hand_above_its_owners_is_not_handed_over_and_the_report_says_so() -> None:
@@ -150,7 +152,7 @@ PAIRS = st.tuples(st.none() | LOOKS, st.none() | LOOKS)
 
 
 @given(PAIRS)
-def test_rows_agree_exactly_when_they_are_the_same_and_whole(pair: tuple[Look | None, Look | None]) -> None:
+def test_rows_agree_exactly_when_they_are_the_same_and_whole(pair: tuple[RowView | None, RowView | None]) -> None:
     a, b = pair
     both = {one and (one.version, one.owner, one.content) for one in pair}
     agree = len(both) == 1 and not any(one.is_damaged for one in pair if one)
@@ -159,7 +161,7 @@ def test_rows_agree_exactly_when_they_are_the_same_and_whole(pair: tuple[Look | 
 
 @given(PAIRS, PAIRS)
 def test_what_arrived_is_never_believed_to_lack(
-    first: tuple[Look | None, Look | None], second: tuple[Look | None, Look | None]
+    first: tuple[RowView | None, RowView | None], second: tuple[RowView | None, RowView | None]
 ) -> None:
     one, two = difference(KEY, first), difference(KEY, second)
     if one is None or one.kind not in (Kind.MISSING, Kind.STALE):
@@ -174,7 +176,7 @@ def test_a_report_counts_all_and_names_the_first_ones() -> None:
     stale = [Difference(f"sandboxes/{number}", Kind.STALE, A, (NEW, OLD)) for number in range(KEPT_DIFFERENCES + 5)]
     findings.add(stale)
     findings.add([found(OLD, look(3, A, content=8))])
-    findings.mended(stale[1:])
+    findings.count_repaired(stale[1:])
     shown = json.loads(findings.to_json())
     assert (shown["different"], shown["repaired"], shown["left"]) == (106, 104, 2)
     assert shown["found"] == {"MISSING": 0, "EXTRA": 0, "STALE": 105, "CORRUPT": 1, "OWNER": 0}

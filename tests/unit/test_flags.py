@@ -15,7 +15,7 @@ from libs.clock import ManualClock
 from libs.contract.descriptors import Contract
 from libs.errors import InvalidField
 from libs.flags.memory import MemoryFlags
-from libs.flags.port import FlagSource, FlagsUnavailable, Seen
+from libs.flags.port import FlagReading, FlagSource, FlagsUnavailable
 from libs.ownership.model import Store
 from services.router.control.codec import setting_from_json, setting_to_json
 from services.router.core.flags import FlagNames
@@ -118,18 +118,18 @@ class Said(FlagSource):
     name = "the provider"
 
     def __init__(self) -> None:
-        self.seen: dict[str, Seen] = {}
+        self.seen: dict[str, FlagReading] = {}
         self.away = ""
         self.looks = 0
         self.free = threading.Event()
         self.free.set()
 
-    def evaluate(self, names: Sequence[str]) -> Mapping[str, Seen]:
+    def evaluate(self, names: Sequence[str]) -> Mapping[str, FlagReading]:
         self.looks += 1
         self.free.wait(30)
         if self.away:
             raise FlagsUnavailable(self.away)
-        return {name: self.seen.get(name, Seen(None)) for name in names}
+        return {name: self.seen.get(name, FlagReading(None)) for name in names}
 
     async def watch(self, timeout_seconds: float) -> None:
         await asyncio.sleep(min(timeout_seconds, 0.01))
@@ -169,7 +169,7 @@ async def test_before_anybody_has_spoken_all_flags_are_unset(switches: Switches,
 
 
 async def test_the_operator_goes_before_the_provider(switches: Switches, provider: Said) -> None:
-    provider.seen = {GET: Seen(True), CREATE: Seen(True)}
+    provider.seen = {GET: FlagReading(True), CREATE: FlagReading(True)}
     await switches.refresh()
     switches.take(set_flag(Setting(1), GET, False))
     assert switches.current == Flags(None, {"get": False, "create": True})
@@ -182,7 +182,7 @@ async def test_the_operator_goes_before_the_provider(switches: Switches, provide
 async def test_a_provider_that_is_away_leaves_what_it_said_last(
     switches: Switches, provider: Said, clock: ManualClock
 ) -> None:
-    provider.seen = {ALL: Seen(True)}
+    provider.seen = {ALL: FlagReading(True)}
     await switches.refresh()
     provider.away, provider.seen = "connection lost", {}
     clock.advance(90)
@@ -201,7 +201,7 @@ async def test_a_flag_that_a_provider_changes_is_one_line_in_the_log(
     switches: Switches, provider: Said, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    for seen in (Seen(True), Seen(True), Seen(False), Seen(False)):
+    for seen in (FlagReading(True), FlagReading(True), FlagReading(False), FlagReading(False)):
         provider.seen = {ALL: seen}
         await switches.refresh()
     assert [record.getMessage() for record in caplog.records] == [
@@ -211,16 +211,16 @@ async def test_a_flag_that_a_provider_changes_is_one_line_in_the_log(
 
 
 async def test_a_value_of_a_wrong_type_leaves_the_flags_last_good_one(switches: Switches, provider: Said) -> None:
-    provider.seen = {GET: Seen(True), CREATE: Seen(True)}
+    provider.seen = {GET: FlagReading(True), CREATE: FlagReading(True)}
     await switches.refresh()
-    provider.seen = {GET: Seen(None, "TYPE_MISMATCH"), CREATE: Seen(False)}
+    provider.seen = {GET: FlagReading(None, "TYPE_MISMATCH"), CREATE: FlagReading(False)}
     await switches.refresh()
     assert switches.current == Flags(None, {"get": True, "create": False})
     assert view(switches, GET) == (True, "the provider", "TYPE_MISMATCH")
 
 
 async def test_a_value_of_a_wrong_type_from_the_start_is_as_unset(switches: Switches, provider: Said) -> None:
-    provider.seen = {GET: Seen(None, "TYPE_MISMATCH")}
+    provider.seen = {GET: FlagReading(None, "TYPE_MISMATCH")}
     await switches.refresh()
     assert switches.current == NO_FLAGS
     assert view(switches, GET) == (None, "the provider", "TYPE_MISMATCH")
@@ -230,7 +230,7 @@ async def test_a_provider_that_hangs_is_away_and_is_not_asked_again_meanwhile(
     switches: Switches, provider: Said
 ) -> None:
     provider.free.clear()
-    provider.seen = {ALL: Seen(False)}
+    provider.seen = {ALL: FlagReading(False)}
     for _ in range(2):
         with pytest.raises(FlagsUnavailable, match=f"no answer within {ANSWER_SECONDS:g} s"):
             await switches.refresh()
@@ -249,11 +249,11 @@ async def test_a_provider_is_looked_at_in_the_background(switches: Switches, pro
     (loop,) = switches.loops
     running = asyncio.create_task(loop.run())
     for value in (True, False, None):
-        provider.seen = {GET: Seen(value)}
+        provider.seen = {GET: FlagReading(value)}
         await eventually(partial(sees, switches, value))
     provider.away = "connection lost"
     await eventually(lambda: switches.trouble == "connection lost")
-    provider.away, provider.seen = "", {GET: Seen(True)}
+    provider.away, provider.seen = "", {GET: FlagReading(True)}
     await eventually(partial(sees, switches, True))
     running.cancel()
 

@@ -342,7 +342,7 @@ async def test_a_run_that_lost_its_job_writes_nothing_down() -> None:
 
 
 @dataclass
-class Mortal(Count):
+class DyingCount(Count):
     """Stands still in one of its steps, before or after it has done its work, until its router dies."""
 
     steps_left: int = 0
@@ -362,11 +362,11 @@ class Mortal(Count):
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_job_whose_routers_die_at_random_ends_with_the_same_result(seed: int) -> None:
-    shared, chance, kinds = MemoryControlState(), random.Random(seed), list[Mortal]()
+    shared, chance, kinds = MemoryControlState(), random.Random(seed), list[DyingCount]()
     asking = Jobs(MemoryControlStore(shared), [Count()], "router-0", SystemClock())
     await asking.start("count", {"to": "100"}, "ann")
     while shared.durable[1].state is not JobState.FINISHED:
-        kind = Mortal(gate=open_gate(), at_most=chance.randint(1, 9))
+        kind = DyingCount(gate=open_gate(), at_most=chance.randint(1, 9))
         kind.steps_left, kind.after_its_work = chance.randint(0, 6), chance.random() < 0.5
         kinds.append(kind)
         async with running_jobs(kind, shared) as jobs:

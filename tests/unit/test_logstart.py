@@ -23,8 +23,8 @@ HOUR = 3600.0
         ("2026-05-04T10:00", "2026-05-04T10:00:00+00:00", Start(NOON - 2 * HOUR)),
         ("2026-05-04 10:00+02:00", "2026-05-04T08:00:00+00:00", Start(NOON - 4 * HOUR)),
         ("2026-05-04T10:00:00.5Z", "2026-05-04T10:00:00.500000+00:00", Start(NOON - 2 * HOUR + 0.5)),
-        ("3/1200", "3/1200", Start(places={3: 1200})),
-        (" 3/1200,0/0 ", "3/1200,0/0", Start(places={3: 1200, 0: 0})),
+        ("3/1200", "3/1200", Start(positions={3: 1200})),
+        (" 3/1200,0/0 ", "3/1200,0/0", Start(positions={3: 1200, 0: 0})),
     ],
 )
 def test_what_is_typed_is_kept_in_full_and_means_the_same(typed: str, kept: str, meant: Start) -> None:

@@ -10,7 +10,7 @@ from libs.contract.descriptors import ListShape, length_delimited
 from libs.contract.schemas import SchemaUnknown
 from libs.ownership.model import Version
 from libs.pb.sandbox.v1 import sandbox_pb2, sandbox_service_pb2
-from services.router.core.merge import Half, Item, Merged, frame, merge, unknown_names
+from services.router.core.merge import HalfPage, Item, Merged, frame, merge, unknown_names
 
 NAMES = st.text("abcdeé\U0001f600", min_size=1, max_size=3)
 ROWS = st.dictionaries(NAMES, st.tuples(st.integers(1, 3), st.booleans()), max_size=12)
@@ -20,18 +20,18 @@ def item(name: str, revision: int, matches: bool) -> Item:
     return Item(Version(0, revision), matches, f"{name}@{revision}".encode() if matches else b"")
 
 
-def page_of(rows: dict[str, Item], after: str, limit: int, looks: int) -> Half:
+def page_of(rows: dict[str, Item], after: str, limit: int, looks: int) -> HalfPage:
     """As a store answers: the matching rows after a name, and whether there may be more. When it has looked at so many
     rows, the page ends at the next one that does not match."""
     shown: dict[str, Item] = {}
     for number, name in enumerate(name for name in sorted(rows) if name > after):
         if len(shown) == limit:
-            return Half(shown, full=True)
+            return HalfPage(shown, full=True)
         if rows[name].matches:
             shown[name] = rows[name]
         elif number >= looks:
-            return Half({**shown, name: rows[name]}, full=True)
-    return Half(shown, full=False)
+            return HalfPage({**shown, name: rows[name]}, full=True)
+    return HalfPage(shown, full=False)
 
 
 def walk(a: dict[str, Item], b: dict[str, Item], limit: int, looks: tuple[int, int] = (99, 99)) -> list[bytes]:
@@ -66,22 +66,22 @@ def test_all_pages_together_show_each_name_once_as_its_newest_row_says(
 
 
 def test_a_row_that_matches_at_the_store_that_lost_the_record_is_not_shown() -> None:
-    a = Half({"x": item("x", 1, True)}, full=False)
-    b = Half({}, full=False)
+    a = HalfPage({"x": item("x", 1, True)}, full=False)
+    b = HalfPage({}, full=False)
     assert unknown_names(b, a) == ["x"]
     assert merge(a, b, {"x": item("x", 2, False)}, 10, 1 << 20) == Merged([], None)
 
 
 def test_a_page_ends_where_one_store_is_not_known_any_more() -> None:
-    a = Half({"a": item("a", 1, True), "b": item("b", 1, True)}, full=True)
-    b = Half({"c": item("c", 1, True)}, full=False)
+    a = HalfPage({"a": item("a", 1, True), "b": item("b", 1, True)}, full=True)
+    b = HalfPage({"c": item("c", 1, True)}, full=False)
     assert unknown_names(a, b) == [], "c lies beyond what A has told"
     assert merge(a, b, {}, 10, 1 << 20) == Merged([b"a@1", b"b@1"], "b")
 
 
 def test_a_page_ends_before_it_is_too_large_but_never_empty() -> None:
     large = Item(Version(0, 1), True, b"x" * 600)
-    halves = Half({"a": large, "b": large}, full=False), Half({}, full=False)
+    halves = HalfPage({"a": large, "b": large}, full=False), HalfPage({}, full=False)
     assert merge(*halves, {}, 10, 1000) == Merged([large.data], "a")
     assert merge(*halves, {}, 10, 100) == Merged([large.data], "a")
 
@@ -98,22 +98,22 @@ def test_a_framed_reply_is_what_protobuf_would_have_written(names: list[str], to
 def test_of_one_version_the_row_counts_that_its_store_understands() -> None:
     opaque, shown = Item(Version(0, 2), False, b"", unknown_schema=3), item("a", 2, True)
     for one, other in ((opaque, shown), (shown, opaque)):
-        assert merge(Half({"a": one}, False), Half({"a": other}, False), {}, 10, 1000) == Merged([b"a@2"], None)
+        assert merge(HalfPage({"a": one}, False), HalfPage({"a": other}, False), {}, 10, 1000) == Merged([b"a@2"], None)
     for one, other in ((opaque, item("a", 2, False)), (item("a", 2, False), opaque)):
-        assert merge(Half({"a": one}, False), Half({"a": other}, False), {}, 10, 1000) == Merged([], None)
+        assert merge(HalfPage({"a": one}, False), HalfPage({"a": other}, False), {}, 10, 1000) == Merged([], None)
 
 
 def test_of_one_version_the_verdict_counts_of_the_store_that_understood_it_when_it_came() -> None:
     """The other one has been given the newer program since, and keeps nothing by which a filter finds the record."""
-    later, here = Half({}, full=False), Half({"x": item("x", 1, True)}, full=False)
+    later, here = HalfPage({}, full=False), HalfPage({"x": item("x", 1, True)}, full=False)
     missed = {"x": item("x", 1, False)}
     for halves in ((later, here), (here, later)):
         assert merge(*halves, missed, 5, 1 << 20).items == [b"x@1"]
-    for halves in ((Half(missed, full=False), here), (here, Half(missed, full=False))):
+    for halves in ((HalfPage(missed, full=False), here), (here, HalfPage(missed, full=False))):
         assert merge(*halves, {}, 5, 1 << 20).items == [b"x@1"]
 
 
 def test_a_record_whose_newest_version_nobody_understands_is_named_not_left_out() -> None:
     opaque = Item(Version(0, 3), False, b"", unknown_schema=3)
     with pytest.raises(SchemaUnknown, match="record 'a' has schema version 3"):
-        merge(Half({"a": opaque}, False), Half({"a": item("a", 2, True)}, False), {}, 10, 1000)
+        merge(HalfPage({"a": opaque}, False), HalfPage({"a": item("a", 2, True)}, False), {}, 10, 1000)

@@ -15,7 +15,7 @@ from services.router.core.write_ledger import (
     LedgerCounts,
     LedgerLimits,
     Loss,
-    Seen,
+    StoreRow,
     is_sampled,
     loss_of,
 )
@@ -31,8 +31,8 @@ def write(revision: int = 5, key: str = KEY, *, schema_version: int = 0) -> Ackn
 
 def row(
     store: Store, version: tuple[int, int], *, wrote: int, owned: bool = False, content: bytes = THIS, schema: int = 2
-) -> Seen:
-    return Seen(store, owned, Version(*version), wrote, content, schema)
+) -> StoreRow:
+    return StoreRow(store, owned, Version(*version), wrote, content, schema)
 
 
 A_OLD = row(Store.A, (0, 4), wrote=4, content=OTHER)
@@ -54,7 +54,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("rows", "loss"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_the_owner_must_have_the_write_or_a_later_one(rows: list[Seen], loss: Loss | None) -> None:
+def test_the_owner_must_have_the_write_or_a_later_one(rows: list[StoreRow], loss: Loss | None) -> None:
     assert loss_of(write(), rows) is loss
 
 

@@ -9,7 +9,7 @@ from libs.ownership.wire import STORE_NUMBERS, store_from_pb
 from libs.pb.baton.control.v1 import events_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import timestamp
-from services.router.flows.feed.events import LogEvents, Question, Seen
+from services.router.flows.feed.events import LogEvents, Question, ReadableEvent
 from services.router.flows.feed.parked import ParkedAt, ParkedEvents
 from services.router.flows.jobs.restart_events import RestartEvents
 from services.router.flows.steering.migration import Decision
@@ -77,7 +77,7 @@ def _parked_to_pb(one: ParkedAt) -> pb.ParkedEvent:
     )
 
 
-def _event_to_pb(seen: Seen) -> pb.LogEvent:
+def _event_to_pb(seen: ReadableEvent) -> pb.LogEvent:
     return pb.LogEvent(
         partition=seen.partition,
         offset=seen.offset,

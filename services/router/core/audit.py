@@ -15,7 +15,7 @@ from typing import NamedTuple
 from libs.errors import InvalidField
 from libs.pb.baton.record.v1.record_pb2 import Record
 from libs.pb.baton.replication.v1 import audit_pb2 as pb
-from services.router.core.compare import Comparison, Seen
+from services.router.core.compare import Comparison, ShownRecord
 
 MAX_EXAMPLES = 20
 """Examples of one kind that the report keeps."""
@@ -179,5 +179,5 @@ def _differing(sent: pb.Sample, got: pb.Sample, items: Comparison | None) -> lis
     return fields
 
 
-def _seen(data: bytes) -> Seen:
-    return Seen(None, data)
+def _seen(data: bytes) -> ShownRecord:
+    return ShownRecord(None, data)

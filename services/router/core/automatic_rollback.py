@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observation:
     """The evidence."""
 
     setting: Setting
@@ -73,7 +73,7 @@ class Seen:
     """Since the last automatic rollback; None: there was none."""
 
 
-def decide(seen: Seen, limits: Limits) -> Outcome:
+def decide(seen: Observation, limits: Limits) -> Outcome:
     if seen.setting.hold or not seen.setting.rule.way_back:
         return Outcome(Action.KEEP, "all traffic is held at A" if seen.setting.hold else "there is no way back")
     window_seconds, needed, least = limits[WINDOW], needed_seconds(limits), limits[CALLS]
@@ -124,7 +124,7 @@ def _all_along(seconds: Sequence[tuple[Counts, Counts]], limits: Limits) -> bool
     return all(part.rate > limits[FAULTS] for part in parts)
 
 
-def _against_a(a: Counts, b: Counts, seen: Seen, limits: Limits) -> str:
+def _against_a(a: Counts, b: Counts, seen: Observation, limits: Limits) -> str:
     """The reason why a rollback would not help, or ""."""
     if not seen.a_serves:
         return f"store {Store.A} does not serve either: a rollback would not help"

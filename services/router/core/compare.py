@@ -18,7 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from libs.contract.descriptors import Method, UnfitContract
 from libs.ownership.model import NEVER, Version
-from services.router.core.merge import Half, Item, end_of
+from services.router.core.merge import HalfPage, Item, end_of
 
 MAX_FIELDS = 16
 """Maximum number of paths in a difference."""
@@ -47,7 +47,7 @@ GRAVITY = tuple(Kind)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ShownRecord:
     """One record as one store showed it."""
 
     version: Version | None
@@ -60,12 +60,12 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class RecordComparison:
     """The result of comparing one record at two stores."""
 
     kind: Kind
-    one: Seen
-    other: Seen
+    one: ShownRecord
+    other: ShownRecord
     fields: tuple[str, ...] = ()
     """Paths of the fields that differ, without their values."""
 
@@ -94,7 +94,7 @@ class Comparison:
         inner = [path.removeprefix(head) for path in method.ignored_reply_fields if path.startswith(head)]
         return cls(GetMessageClass(items.message_type), inner)
 
-    def fields(self, one: Seen, other: Seen) -> tuple[str, ...]:
+    def fields(self, one: ShownRecord, other: ShownRecord) -> tuple[str, ...]:
         """The paths that differ, or (). Errors are compared by code and reason, not by message."""
         if one.status or other.status:
             return () if one.status == other.status else (STATUS,)
@@ -108,10 +108,10 @@ class Comparison:
             return (UNREADABLE,)
         return tuple(dict.fromkeys(_differing(left, right, "")))[:MAX_FIELDS]
 
-    def sight(self, one: Seen, other: Seen, due: Version | None = None) -> Sight:
+    def sight(self, one: ShownRecord, other: ShownRecord, due: Version | None = None) -> RecordComparison:
         """`due`: the version that both stores should have by now; None: unknown."""
         fields = self.fields(one, other)
-        return Sight(_kind(one, other, fields, due), one, other, fields)
+        return RecordComparison(_kind(one, other, fields, due), one, other, fields)
 
     def _read(self, data: bytes) -> Message:
         message = self._kind.FromString(data)
@@ -120,7 +120,7 @@ class Comparison:
         return message
 
 
-def _kind(one: Seen, other: Seen, fields: Sequence[str], due: Version | None) -> Kind:
+def _kind(one: ShownRecord, other: ShownRecord, fields: Sequence[str], due: Version | None) -> Kind:
     if not fields:
         return Kind.MATCH
     if one.version is None or other.version is None or one.version == other.version:
@@ -134,7 +134,9 @@ def gravest(kinds: Iterable[Kind]) -> Kind:
     return max(kinds, key=GRAVITY.index, default=Kind.MATCH)
 
 
-def pairs_of(one: Half, other: Half, looked_up: Mapping[str, Item]) -> Iterable[tuple[str, Item | None, Item | None]]:
+def pairs_of(
+    one: HalfPage, other: HalfPage, looked_up: Mapping[str, Item]
+) -> Iterable[tuple[str, Item | None, Item | None]]:
     """The rows that differ between two pages, by name, up to the end of the shorter page. `looked_up`: rows of names
     that only one page has. None stands for a missing row."""
     end = end_of(one, other)
@@ -150,9 +152,9 @@ def pairs_of(one: Half, other: Half, looked_up: Mapping[str, Item]) -> Iterable[
                 yield name, mine, theirs
 
 
-def seen_of(item: Item | None) -> Seen:
+def seen_of(item: Item | None) -> ShownRecord:
     """The record in a row of a list."""
-    return Seen(item.version, item.data, matches=item.matches) if item else Seen(NEVER, matches=False)
+    return ShownRecord(item.version, item.data, matches=item.matches) if item else ShownRecord(NEVER, matches=False)
 
 
 def _path(descriptor: Any, path: str) -> tuple[str, ...]:

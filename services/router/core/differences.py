@@ -41,7 +41,7 @@ REPAIRED = frozenset({Kind.MISSING, Kind.STALE})
 """Kinds that are repaired without an operator."""
 
 
-class Look(NamedTuple):
+class RowView(NamedTuple):
     """A record at one store."""
 
     version: Version
@@ -65,7 +65,7 @@ class Look(NamedTuple):
         return self.owner if self.version == self.write_version else self.owner.other
 
 
-Pair = tuple[Look | None, Look | None]
+Pair = tuple[RowView | None, RowView | None]
 """At A and at B."""
 
 
@@ -77,7 +77,7 @@ class Difference:
     """The store with the higher version; for equal versions, the owner."""
     pair: Pair
 
-    def at(self, store: Store) -> Look | None:
+    def at(self, store: Store) -> RowView | None:
         return self.pair[0 if store is Store.A else 1]
 
     @property
@@ -123,7 +123,7 @@ def is_believed(first: Difference, second: Difference | None) -> bool:
     return now is None or now.version < first.version
 
 
-def is_mended(difference: Difference, pair: Pair) -> bool:
+def is_repaired(difference: Difference, pair: Pair) -> bool:
     """Whether a repair worked: the store that was behind has the other's version, or a later one."""
     older = pair[0 if difference.newer is Store.B else 1]
     if older is None or older.is_damaged or older.version < difference.version:
@@ -131,7 +131,7 @@ def is_mended(difference: Difference, pair: Pair) -> bool:
     return difference.kind is not Kind.CORRUPT or older.version > difference.version
 
 
-def _newer(a: Look | None, b: Look | None) -> Store:
+def _newer(a: RowView | None, b: RowView | None) -> Store:
     if a is None or b is None:
         return Store.B if a is None else Store.A
     if a.version == b.version:
@@ -139,7 +139,7 @@ def _newer(a: Look | None, b: Look | None) -> Store:
     return Store.A if a.version > b.version else Store.B
 
 
-def _is_other_content(here: Look, there: Look | None) -> bool:
+def _is_other_content(here: RowView, there: RowView | None) -> bool:
     same = there is not None and (there.version, there.owner) == (here.version, here.owner)
     return same and there is not None and there.content != here.content
 
@@ -197,7 +197,7 @@ class Findings:
             if len(self.differences) < KEPT_DIFFERENCES:
                 self.differences.append(_shown(one))
 
-    def mended(self, differences: Sequence[Difference]) -> None:
+    def count_repaired(self, differences: Sequence[Difference]) -> None:
         self.repaired += len(differences)
         keys = {one.key for one in differences}
         for shown in self.differences:
@@ -259,7 +259,7 @@ def _shown(one: Difference) -> dict[str, Any]:
     }
 
 
-def _shown_look(look: Look | None) -> dict[str, Any] | None:
+def _shown_look(look: RowView | None) -> dict[str, Any] | None:
     if look is None:
         return None
     return {

@@ -27,7 +27,7 @@ class Item(NamedTuple):
     """Schema version of the row if its store does not understand it; then the store cannot apply the filter. Else 0."""
 
 
-class Half(NamedTuple):
+class HalfPage(NamedTuple):
     """One store's page: the matching rows by name, and whether more may follow."""
 
     rows: Mapping[str, Item]
@@ -45,17 +45,17 @@ class Merged(NamedTuple):
     """The name after which the next page begins; None: this is the last page."""
 
 
-def end_of(one: Half, other: Half) -> str | None:
+def end_of(one: HalfPage, other: HalfPage) -> str | None:
     return min((end for end in (one.end, other.end) if end is not None), default=None)
 
 
-def unknown_names(mine: Half, other: Half) -> list[str]:
+def unknown_names(mine: HalfPage, other: HalfPage) -> list[str]:
     """Names within the page that only the other store has, to look up in this one."""
     end = end_of(mine, other)
     return [name for name in other.rows if name not in mine.rows and (end is None or name <= end)]
 
 
-def merge(one: Half, other: Half, looked_up: Mapping[str, Item], limit: int, most_bytes: int) -> Merged:
+def merge(one: HalfPage, other: HalfPage, looked_up: Mapping[str, Item], limit: int, most_bytes: int) -> Merged:
     """`looked_up`: the rows of `unknown_names`, from both stores. A name that is missing there has one row.
 
     Raises SchemaUnknown for a record that no store understands.

@@ -168,7 +168,7 @@ class GateBlocked(BatonError):
 
 
 class Outdated(BatonError):
-    """Another change was faster; the setting is unchanged. Look again and decide anew."""
+    """Another change was faster; the setting is unchanged. Read it and decide again."""
 
     code = "ABORTED"
     reason = "OUTDATED"
@@ -194,7 +194,7 @@ class Setting:
     shadow_same: bool = False
     """Reads are compared with a second answer of the same store, to count differences without a migration."""
     shadow_since: int = 0
-    """Generation that set the comparison. Counts begin anew with it."""
+    """Generation that set the comparison. Counts start again with it."""
 
     @property
     def rule(self) -> PhaseRule:
@@ -203,12 +203,12 @@ class Setting:
 
 def next_phase(setting: Setting) -> Phase:
     """The step forward. Raises IllegalMove in the last phase and during a hold."""
-    place = ORDER.index(setting.phase) + 1
-    if place == len(ORDER):
+    index = ORDER.index(setting.phase) + 1
+    if index == len(ORDER):
         raise IllegalMove(f"{setting.phase.value} is the last phase: there is no step forward")
     if setting.hold:
         raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")
-    return ORDER[place]
+    return ORDER[index]
 
 
 def advance(setting: Setting, to: Phase) -> Setting:
@@ -253,21 +253,21 @@ def set_canary(setting: Setting, permille: int) -> Setting:
     if not 0 <= permille <= CANARY_FULL:
         raise IllegalMove(f"canary: {permille / 10:g} % is not valid: 0 to 100 %, in steps of 0.1 %")
     if not setting.rule.canary:
-        places = ", ".join(phase.value for phase, rule in PHASES.items() if rule.canary)
-        raise IllegalMove(f"a canary steers only in {places}; the phase is {setting.phase.value}")
+        phases = ", ".join(phase.value for phase, rule in PHASES.items() if rule.canary)
+        raise IllegalMove(f"a canary steers only in {phases}; the phase is {setting.phase.value}")
     if setting.hold and permille:
         raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")
     return replace(setting, generation=setting.generation + 1, canary_permille=permille, rehearsal=())
 
 
 def set_shadow(setting: Setting, permille: int, *, same: bool = False) -> Setting:
-    """Set the thousandths of the reads that are compared; counts begin anew. Raises IllegalMove in a phase without
+    """Set the thousandths of the reads that are compared; counts start again. Raises IllegalMove in a phase without
     comparison."""
     if not 0 <= permille <= SHADOW_FULL:
         raise IllegalMove(f"shadow: {permille / 10:g} % is not valid: 0 to 100 %, in steps of 0.1 %")
     if permille and not setting.rule.shadow:
-        places = ", ".join(phase.value for phase, rule in PHASES.items() if rule.shadow)
-        raise IllegalMove(f"reads are compared only in {places}; the phase is {setting.phase.value}")
+        phases = ", ".join(phase.value for phase, rule in PHASES.items() if rule.shadow)
+        raise IllegalMove(f"reads are compared only in {phases}; the phase is {setting.phase.value}")
     generation = setting.generation + 1
     return replace(
         setting,
@@ -305,9 +305,9 @@ def set_flag(setting: Setting, name: str, value: bool | None) -> Setting:
 def begin_rehearsal(setting: Setting, buckets: tuple[int, ...]) -> Setting:
     """Move buckets to the other store until the rehearsal ends, or phase or canary change. Raises IllegalMove."""
     if not setting.rule.rehearses:
-        places = ", ".join(phase.value for phase, rule in PHASES.items() if rule.rehearses)
+        phases = ", ".join(phase.value for phase, rule in PHASES.items() if rule.rehearses)
         raise IllegalMove(
-            f"a rehearsal needs a phase in which both stores take traffic: {places}; the phase is {setting.phase.value}"
+            f"a rehearsal needs a phase in which both stores take traffic: {phases}; the phase is {setting.phase.value}"
         )
     if setting.hold:
         raise IllegalMove("traffic is held at A since a rollback: lift the hold first (baton hold lift)")

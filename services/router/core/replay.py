@@ -20,7 +20,7 @@ from libs.ownership.model import Store, Version
 
 
 class Claim(NamedTuple):
-    """Who owns a record, as of a version: by an event, or by a store's row."""
+    """The owner of a record at a version, by an event or by a store's row."""
 
     version: Version
     owner: Store

@@ -1,7 +1,7 @@
 """Retention: which events the log may soon drop, and where reading it begins. Pure.
 
 A log drops its oldest events, by age, by size, or both. An event that a store has not read by then never reaches it by
-its feed, and the store has to be filled anew. Unread events in the older half of the log are at risk:
+its feed, and the store must be filled again. Unread events in the older half of the log are at risk:
 
 * by age: events older than half of the age at which the log drops them;
 * by size, once the log has dropped something: the older half of the events that it holds.
@@ -52,7 +52,7 @@ class Risk(NamedTuple):
 
     def __str__(self) -> str:
         if self.gone:
-            return f"the log has dropped {self.gone} events that {self.store} has not read: it has to be filled anew"
+            return f"the log has dropped {self.gone} events that {self.store} has not read: it must be filled again"
         return f"the log may soon drop {self.old} events that {self.store} has not read: bring its feed back"
 
 
@@ -76,18 +76,18 @@ class Held(NamedTuple):
 
 def risk_of(store: str, following: Mapping[int, int], held: Mapping[int, Held]) -> Risk:
     """`following`: by partition the next offset that the store reads, 0 if it has read none."""
-    places = [(following.get(partition, 0), one) for partition, one in held.items()]
-    old = sum(max(0, min(one.safe_from, one.end) - at) for at, one in places)
-    return Risk(store, old, sum(max(0, one.oldest - at) for at, one in places))
+    positions = [(following.get(partition, 0), one) for partition, one in held.items()]
+    old = sum(max(0, min(one.safe_from, one.end) - at) for at, one in positions)
+    return Risk(store, old, sum(max(0, one.oldest - at) for at, one in positions))
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where reading begins. Without a time and places: at the oldest event."""
+    """The position at which reading begins. Without a time and positions: the oldest event."""
 
     time_seconds: float | None = None
     """UNIX time."""
-    places: Mapping[int, int] = field(default_factory=dict)
+    positions: Mapping[int, int] = field(default_factory=dict)
     """First offset by partition."""
 
 
@@ -96,7 +96,7 @@ def parse_start(text: str) -> Start:
     if text == OLDEST:
         return Start()
     if _PLACE.match(text):
-        return Start(places=_places(text))
+        return Start(positions=_positions(text))
     moment = _moment(text)
     if moment.tzinfo is None:
         raise InvalidField("start", text, "a time with its offset from UTC, as 2026-05-04T10:00:00+00:00")
@@ -118,7 +118,7 @@ def typed_start(text: str, now_seconds: float) -> str:
     return moment.isoformat()
 
 
-def _places(text: str) -> dict[int, int]:
+def _positions(text: str) -> dict[int, int]:
     found: dict[int, int] = {}
     parts = text.split(",")
     for part in parts:

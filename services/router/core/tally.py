@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from libs.ownership.model import Store, Version
-from services.router.core.compare import Kind, Seen, Sight
+from services.router.core.compare import Kind, RecordComparison, ShownRecord
 from services.router.core.measure import ShadowCounts
 
 
@@ -35,12 +35,12 @@ class Difference:
     """From the first comparison to the confirmation."""
 
 
-def hashed(seen: Seen, secret: bytes) -> str:
+def hashed(seen: ShownRecord, secret: bytes) -> str:
     """Hash that tells contents apart without showing them. The secret prevents guessing them from the hash."""
     return seen.status or blake2b(seen.reply, digest_size=8, key=secret).hexdigest()
 
 
-def sides_of(sight: Sight, stores: tuple[Store, Store], secret: bytes) -> tuple[Side, Side]:
+def sides_of(sight: RecordComparison, stores: tuple[Store, Store], secret: bytes) -> tuple[Side, Side]:
     one, other = (
         Side(store, seen.version, hashed(seen, secret))
         for store, seen in zip(stores, (sight.one, sight.other), strict=True)

@@ -52,7 +52,7 @@ class Acknowledged:
     """UNIX time."""
 
 
-class Seen(NamedTuple):
+class StoreRow(NamedTuple):
     """The row of one store."""
 
     store: Store
@@ -70,7 +70,7 @@ class Finding:
 
     loss: Loss
     write: Acknowledged
-    rows: tuple[Seen, ...]
+    rows: tuple[StoreRow, ...]
     found_seconds: float
     """UNIX time."""
 
@@ -109,7 +109,7 @@ def is_sampled(request_id: str, permille: int) -> bool:
     return int.from_bytes(blake2b(request_id.encode(), digest_size=8).digest(), "big") % 1000 < permille
 
 
-def loss_of(write: Acknowledged, rows: Sequence[Seen]) -> Loss | None:
+def loss_of(write: Acknowledged, rows: Sequence[StoreRow]) -> Loss | None:
     """Returns how the write is lost, or None if the rows have it or a later one.
 
     The row whose store owns it decides. During a handoff no store owns the record, and the newest row decides.
@@ -183,26 +183,26 @@ class Ledger:
 
     def put_off(self, write: Acknowledged, now: float) -> None:
         """Postpone a check whose store does not answer, so that it does not delay others."""
-        places, seconds = self._new, self._limits.settle_seconds
-        if write.key not in places:
-            places, seconds = self._known, self._limits.again_seconds
-        line = places.get(write.key)
+        entries, seconds = self._new, self._limits.settle_seconds
+        if write.key not in entries:
+            entries, seconds = self._known, self._limits.again_seconds
+        line = entries.get(write.key)
         if line is not None and line.write == write:
-            places[write.key] = replace(line, due=now + seconds)
-            places.move_to_end(write.key)
+            entries[write.key] = replace(line, due=now + seconds)
+            entries.move_to_end(write.key)
 
-    def look(self, write: Acknowledged, rows: Sequence[Seen], now: float, now_seconds: float) -> Finding | None:
+    def look(self, write: Acknowledged, rows: Sequence[StoreRow], now: float, now_seconds: float) -> Finding | None:
         """Check a write against the stores' rows of its key. Returns a finding if the write is lost."""
-        places = self._new if write.key in self._new else self._known
-        line = places.get(write.key)
+        entries = self._new if write.key in self._new else self._known
+        line = entries.get(write.key)
         if line is None or line.write != write:
             return None
         loss = loss_of(write, rows)
         if loss is not None and not line.doubted:
-            places[write.key] = replace(line, doubted=True)
+            entries[write.key] = replace(line, doubted=True)
             return None
-        del places[write.key]
-        if places is self._new:
+        del entries[write.key]
+        if entries is self._new:
             self._add(checked=1)
         if loss is None:
             self._known[write.key] = _Line(write, now + self._limits.again_seconds)

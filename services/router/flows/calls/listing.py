@@ -27,7 +27,7 @@ from libs.ownership.wire import version_from_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc import metadata
 from libs.rpc.limits import ANSWER_BYTES
-from services.router.core.merge import Half, Item, frame, merge, unknown_names
+from services.router.core.merge import HalfPage, Item, frame, merge, unknown_names
 from services.router.flows.calls.attempt import Attempt, measured
 from services.router.flows.calls.forward import ATTEMPT_SHARE, MARGIN_SECONDS, READ_SHARE, ReadPolicy
 from services.router.flows.calls.patience import Patience, QueueFull, Waiting
@@ -40,14 +40,14 @@ LOOK_UP = 500
 PAGE_SECONDS = 0.2
 """Time to search for a page with a match. After it, the answer is an empty page with a token."""
 
-_NOTHING = Half({}, full=False)
+_NOTHING = HalfPage({}, full=False)
 
 
 class Rows(Protocol):
     """A consumer of both stores' rows of a page."""
 
     def offer_page(
-        self, page: tuple[Method, bytes], halves: tuple[Half, Half], looked_up: Mapping[str, Item]
+        self, page: tuple[Method, bytes], halves: tuple[HalfPage, HalfPage], looked_up: Mapping[str, Item]
     ) -> None: ...
 
 
@@ -66,10 +66,10 @@ class ListCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Halves:
+class HalfPages:
     """Both stores' pages. The page of a store that cannot answer is empty."""
 
-    pages: tuple[Half, Half]
+    pages: tuple[HalfPage, HalfPage]
     looked_up: Mapping[str, Item]
     missing: Store | None = None
     """The store that could not answer."""
@@ -116,16 +116,16 @@ class Listing:
         self._traffic.stale_reads += 1
         return Answer(missing.other, data, {metadata.STORE: missing.other.value, metadata.STALE: "1"})
 
-    async def _halves(self, page: pb.ListRecordsRequest, call: ListCall, to: Store) -> Halves:
+    async def _halves(self, page: pb.ListRecordsRequest, call: ListCall, to: Store) -> HalfPages:
         found = await asyncio.gather(*(self._half(store, page, call) for store in Store), return_exceptions=True)
-        halves = {store: half for store, half in zip(Store, found, strict=True) if isinstance(half, Half)}
+        halves = {store: half for store, half in zip(Store, found, strict=True) if isinstance(half, HalfPage)}
         for failure in found:
             if isinstance(failure, BaseException) and not _may_be_missing(failure, to):
                 raise failure
         if len(halves) == len(Store):
             try:
                 looked_up = await self._look_up(list(halves.values()), page, call)
-                return Halves((halves[Store.A], halves[Store.B]), looked_up)
+                return HalfPages((halves[Store.A], halves[Store.B]), looked_up)
             except Refused as failure:
                 if not _may_be_missing(failure, to):
                     raise
@@ -133,9 +133,11 @@ class Listing:
         if not halves or not self._policy.stale_reads:
             raise OwnerUnavailable("a list needs both stores: try again")
         ((store, half),) = halves.items()
-        return Halves((half, _NOTHING), {}, store.other)
+        return HalfPages((half, _NOTHING), {}, store.other)
 
-    async def _look_up(self, halves: Sequence[Half], page: pb.ListRecordsRequest, call: ListCall) -> Mapping[str, Item]:
+    async def _look_up(
+        self, halves: Sequence[HalfPage], page: pb.ListRecordsRequest, call: ListCall
+    ) -> Mapping[str, Item]:
         """Read, at each store, the rows of names that only the other store's page has."""
         a, b = halves
         wanted = ((Store.A, unknown_names(a, b)), (Store.B, unknown_names(b, a)))
@@ -148,7 +150,7 @@ class Listing:
         )
         return {name: item for part in parts for name, item in part.rows.items()}
 
-    async def _half(self, store: Store, page: pb.ListRecordsRequest, call: ListCall) -> Half:
+    async def _half(self, store: Store, page: pb.ListRecordsRequest, call: ListCall) -> HalfPage:
         """Ask one store. Wait for a restarting store as a read does, to avoid a stale page."""
         waiting = Waiting(call.method.operation, True, len(call.data), partial(self._until, call.ends_at))
         try:
@@ -161,7 +163,7 @@ class Listing:
         outage = self._patience.away_since(away.store, now) + self._patience.seconds
         return min(outage, now + READ_SHARE * (ends_at - MARGIN_SECONDS - now))
 
-    async def _half_now(self, store: Store, page: pb.ListRecordsRequest, call: ListCall) -> Half:
+    async def _half_now(self, store: Store, page: pb.ListRecordsRequest, call: ListCall) -> HalfPage:
         client = self._stores[store]
         seconds = max(call.ends_at - self._clock.monotonic(), 0.0) * ATTEMPT_SHARE
         attempt = Attempt(store, call.method.operation, call.method.is_read, seconds)
@@ -176,7 +178,7 @@ class Listing:
             row.key: Item(version_from_pb(row.version), row.matches, row.item, row.unknown_schema)
             for row in answer.rows
         }
-        return Half(rows, answer.full)
+        return HalfPage(rows, answer.full)
 
 
 def _may_be_missing(failure: BaseException, to: Store) -> bool:

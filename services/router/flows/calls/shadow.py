@@ -25,9 +25,9 @@ from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
 from libs.ownership.model import Store, Version
 from libs.tasks import Loop
-from services.router.core.compare import Comparison, Kind, Seen, Sight, gravest, pairs_of, seen_of
+from services.router.core.compare import Comparison, Kind, RecordComparison, ShownRecord, gravest, pairs_of, seen_of
 from services.router.core.measure import ShadowCounts
-from services.router.core.merge import Half, Item
+from services.router.core.merge import HalfPage, Item
 from services.router.core.tally import Difference, Side, Tally, hashed, sides_of
 from services.router.flows.calls.forward import ClientCall
 from services.router.flows.calls.shadow_looks import OneRecord, SomeRows, Subject, Unanswered, seen_in
@@ -72,9 +72,9 @@ class Job:
     """The store of the client's answer, and the store to compare with: the same one to measure noise."""
     run: int
     began: float
-    answered: Mapping[str, Seen]
+    answered: Mapping[str, ShownRecord]
     """The client's answer, by name."""
-    shown: Mapping[str, Seen]
+    shown: Mapping[str, ShownRecord]
     """Rows of the other store, if they are known already; empty: ask it."""
 
     @property
@@ -181,7 +181,7 @@ class Shadow:
             if outcome.is_stale:
                 # The owner is unreachable, so there is no second store to compare with.
                 return
-            seen = Seen(None, outcome.data)
+            seen = ShownRecord(None, outcome.data)
         else:
             try:
                 seen = seen_in(outcome)
@@ -191,15 +191,17 @@ class Shadow:
         stores = (outcome.store, outcome.store if same else outcome.store.other)
         self._put(OneRecord(call), stores, {call.key: seen}, {})
 
-    def offer_page(self, page: tuple[Method, bytes], halves: tuple[Half, Half], looked_up: Mapping[str, Item]) -> None:
+    def offer_page(
+        self, page: tuple[Method, bytes], halves: tuple[HalfPage, HalfPage], looked_up: Mapping[str, Item]
+    ) -> None:
         """Offer A's and B's rows of a strict list. `page`: its method and request. Equal rows cost little."""
         setting = self._steering.current
         permille = setting.shadow_permille
         if not permille or setting.shadow_same or self._random() * ALWAYS >= permille:
             return
         method, request = page
-        answered: dict[str, Seen] = {}
-        shown: dict[str, Seen] = {}
+        answered: dict[str, ShownRecord] = {}
+        shown: dict[str, ShownRecord] = {}
         for name, one, other in pairs_of(*halves, looked_up):
             answered[name], shown[name] = seen_of(one), seen_of(other)
             if len(answered) == MAX_NAMES:
@@ -218,7 +220,11 @@ class Shadow:
         return self._tally
 
     def _put(
-        self, subject: Subject, stores: tuple[Store, Store], answered: Mapping[str, Seen], shown: Mapping[str, Seen]
+        self,
+        subject: Subject,
+        stores: tuple[Store, Store],
+        answered: Mapping[str, ShownRecord],
+        shown: Mapping[str, ShownRecord],
     ) -> None:
         tally = self._follow()
         job = Job(subject, stores, tally.run, self._clock.monotonic(), answered, shown)
@@ -262,12 +268,12 @@ class Shadow:
         # The answers themselves are no longer needed.
         self._wait(Suspect(replace(job, answered={}, shown={}), looked_at, due))
 
-    async def _look(self, subject: Subject, store: Store) -> Mapping[str, Seen]:
+    async def _look(self, subject: Subject, store: Store) -> Mapping[str, ShownRecord]:
         return await subject.look(store, self._stores, self._limits.call_seconds)
 
     async def _sights(
         self, subject: Subject, stores: tuple[Store, Store], due: Mapping[str, Version]
-    ) -> Mapping[str, Sight]:
+    ) -> Mapping[str, RecordComparison]:
         """Read both stores now. Returns rows by name. Raises Unanswered."""
         comparison = self._comparisons[subject.method.name]
         looks = await asyncio.gather(*(self._look(subject, store) for store in stores), return_exceptions=True)

@@ -14,7 +14,7 @@ from libs.ownership.model import Store, Version
 from libs.ownership.wire import version_from_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc import metadata
-from services.router.core.compare import Seen, seen_of
+from services.router.core.compare import ShownRecord, seen_of
 from services.router.core.merge import Item
 from services.router.flows.calls.forward import ClientCall
 from services.router.flows.stores import Refused, Stores, read_version
@@ -41,7 +41,7 @@ class Subject(Protocol):
     @property
     def request(self) -> bytes: ...
 
-    async def look(self, store: Store, stores: Stores, timeout_seconds: float) -> Mapping[str, Seen]:
+    async def look(self, store: Store, stores: Stores, timeout_seconds: float) -> Mapping[str, ShownRecord]:
         """Read the store's row of each name. Raises Unanswered."""
         ...
 
@@ -62,14 +62,14 @@ class OneRecord:
     def request(self) -> bytes:
         return self.call.request
 
-    async def look(self, store: Store, stores: Stores, timeout_seconds: float) -> Mapping[str, Seen]:
+    async def look(self, store: Store, stores: Stores, timeout_seconds: float) -> Mapping[str, ShownRecord]:
         call = self.call
         extra = (*call.extra, (metadata.REPLICA, "1"))
         try:
             answer = await stores[store].call(call.method.path, call.request, timeout_seconds, extra)
         except Refused as refused:
             return {call.key: seen_in(refused)}
-        return {call.key: Seen(_version(answer.trailers), answer.data)}
+        return {call.key: ShownRecord(_version(answer.trailers), answer.data)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class SomeRows:
     request: bytes
     names: Sequence[str]
 
-    async def look(self, store: Store, stores: Stores, timeout_seconds: float) -> Mapping[str, Seen]:
+    async def look(self, store: Store, stores: Stores, timeout_seconds: float) -> Mapping[str, ShownRecord]:
         client = stores[store]
         page = pb.ListRecordsRequest(
             method=self.method.path, request=self.request, keys=self.names, limit=len(self.names)
@@ -93,12 +93,12 @@ class SomeRows:
         return {name: seen_of(found.get(name)) for name in self.names}
 
 
-def seen_in(refused: Refused) -> Seen:
+def seen_in(refused: Refused) -> ShownRecord:
     """Convert an error that is an answer. Raises Unanswered for other errors."""
     status = f"{refused.code}/{refused.reason}"
     if refused.is_fault or refused.error.code() in _NO_ANSWER or refused.reason == SchemaUnknown.reason:
         raise Unanswered(refused.store, status)
-    return Seen(_version(dict(refused.error.trailing_metadata() or ())), status=status)
+    return ShownRecord(_version(dict(refused.error.trailing_metadata() or ())), status=status)
 
 
 _NO_ANSWER = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAUTHENTICATED})

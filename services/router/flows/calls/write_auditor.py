@@ -20,7 +20,7 @@ from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc import metadata
 from libs.tasks import Loop
-from services.router.core.write_ledger import Acknowledged, Ledger, LedgerLimits, Seen, is_sampled
+from services.router.core.write_ledger import Acknowledged, Ledger, LedgerLimits, StoreRow, is_sampled
 from services.router.flows.calls.forward import ClientCall
 from services.router.flows.stores import Answer, StoreClient, Stores
 
@@ -34,7 +34,7 @@ READ_SECONDS = 2.0
 
 _STORES = {record_pb2.STORE_A: Store.A, record_pb2.STORE_B: Store.B}
 
-Rows = Mapping[str, Seen | None]
+Rows = Mapping[str, StoreRow | None]
 """Rows by key; None if the store has no row. An absent key was not answered."""
 
 
@@ -95,7 +95,7 @@ class Auditor:
             self._judge(write, found)
         return looked
 
-    def _judge(self, write: Acknowledged, rows: Sequence[Seen]) -> None:
+    def _judge(self, write: Acknowledged, rows: Sequence[StoreRow]) -> None:
         finding = self.ledger.look(write, rows, self._clock.monotonic(), self._clock.now())
         if finding is not None:
             log.error(
@@ -128,7 +128,7 @@ async def _looks(client: StoreClient, keys: Sequence[str]) -> Rows:
     request = pb.LookAtRecordsRequest(keys=keys, limit=len(keys))
     answer = await client.ask(client.replication.LookAtRecords, request, READ_SECONDS)
     return {
-        look.key: Seen(
+        look.key: StoreRow(
             store=client.store,
             owned=_STORES.get(look.owner) is client.store,
             version=Version(look.version.term, look.version.revision),
@@ -140,11 +140,11 @@ async def _looks(client: StoreClient, keys: Sequence[str]) -> Rows:
     }
 
 
-def _seen(store: Store, row: pb.ReadRecordsResponse.Row) -> Seen | None:
+def _seen(store: Store, row: pb.ReadRecordsResponse.Row) -> StoreRow | None:
     if not row.HasField("record"):
         return None
     record = row.record
-    return Seen(
+    return StoreRow(
         store=store,
         owned=_STORES.get(record.owner) is store,
         version=Version(record.version.term, record.version.revision),

@@ -54,7 +54,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ReadableEvent:
     """An event in a readable form."""
 
     partition: int
@@ -82,7 +82,7 @@ class LogEvents:
         check_name(name)
         return await look_up(self._log, parse_start(start), name)
 
-    async def read(self, question: Question) -> AsyncGenerator[Seen, None]:
+    async def read(self, question: Question) -> AsyncGenerator[ReadableEvent, None]:
         """Yield existing events, sorted by time if there is a limit, else by partition; then new ones.
 
         The order within a partition is kept. Raises as `look_up`.
@@ -101,13 +101,13 @@ class LogEvents:
             async for stored in self._follow(ends, question.name):
                 yield self._see(stored, content=question.content)
 
-    async def _some(self, window: Window, question: Question) -> Sequence[Seen]:
+    async def _some(self, window: Window, question: Question) -> Sequence[ReadableEvent]:
         """Return the first events of the window, or without a start the last ones."""
         count, first = question.count, bool(question.start)
         ranges = window.ranges
         if not question.name:
             ranges = {part: _clipped(span, count, first=first) for part, span in ranges.items()}
-        kept: list[Seen] = []
+        kept: list[ReadableEvent] = []
         async for stored in self._there(ranges, question.name):
             kept.append(self._see(stored, content=question.content))
             if len(kept) >= 2 * count:
@@ -144,7 +144,7 @@ class LogEvents:
                     if name in ("", stored.event.key):
                         yield stored
 
-    def _see(self, stored: Stored, *, content: bool) -> Seen:
+    def _see(self, stored: Stored, *, content: bool) -> ReadableEvent:
         event = stored.event
         try:
             kind = read_headers(event.headers).type
@@ -161,7 +161,7 @@ class LogEvents:
                 shown = self.content_of(record) if content else ""
                 _strip(record)
         place = stored.partition, stored.offset, stored.time
-        return Seen(*place, event.key, kind, len(event.value), record, trouble, shown)
+        return ReadableEvent(*place, event.key, kind, len(event.value), record, trouble, shown)
 
     def content_of(self, record: record_pb2.Record) -> str:
         """Return a record's payload as JSON; "" if this router cannot decode it."""
@@ -204,6 +204,6 @@ def _clipped(span: tuple[int, int], count: int, *, first: bool) -> tuple[int, in
     return (start, min(end, start + count)) if first else (max(start, end - count), end)
 
 
-def _by_time(kept: list[Seen], count: int, *, first: bool) -> list[Seen]:
+def _by_time(kept: list[ReadableEvent], count: int, *, first: bool) -> list[ReadableEvent]:
     ordered = sorted(kept, key=lambda seen: (seen.time_seconds, seen.partition, seen.offset))
     return ordered[:count] if first else ordered[-count:]

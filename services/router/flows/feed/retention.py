@@ -93,7 +93,7 @@ async def look_up(log: EventLog, start: Start, name: str = "") -> Window:
     # Read the ends last, so that no offset found by time is beyond them.
     timed = None if start.time_seconds is None else await log.offsets_at(start.time_seconds)
     ends = await log.ends()
-    wanted = set(start.places or ends)
+    wanted = set(start.positions or ends)
     if name:
         partition = partition_of(name, log.partitions)
         if partition not in wanted:
@@ -106,8 +106,8 @@ async def look_up(log: EventLog, start: Start, name: str = "") -> Window:
         oldest, end = ends[partition]
         if timed is not None:
             first = _timed(timed[partition], partition, oldest)
-        elif start.places:
-            first = _placed(start.places[partition], partition, oldest, end)
+        elif start.positions:
+            first = _placed(start.positions[partition], partition, oldest, end)
         else:
             first = oldest
         ranges[partition] = first, end

@@ -14,7 +14,7 @@ from libs.errors import BatonError
 from libs.ownership.model import Store
 from libs.ownership.wire import store_from_pb, version_from_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from services.router.core.differences import Look, Pair
+from services.router.core.differences import Pair, RowView
 from services.router.flows.stores import StoreClient, Stores
 
 PAGE_ROWS = 500
@@ -119,8 +119,8 @@ def _pair(a: _Shown | None, b: _Shown | None) -> Pair:
     )
 
 
-def _look(found: _Shown, envelope: int) -> Look:
-    return Look(
+def _look(found: _Shown, envelope: int) -> RowView:
+    return RowView(
         version_from_pb(found.version),
         store_from_pb(found.owner, "owner"),
         version_from_pb(found.write_version),

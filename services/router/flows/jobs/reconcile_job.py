@@ -27,11 +27,11 @@ from services.router.core.differences import (
     Difference,
     Findings,
     Kind,
-    Look,
     Pair,
+    RowView,
     difference,
     is_believed,
-    is_mended,
+    is_repaired,
 )
 from services.router.flows.jobs.bucket_comparison import BucketComparison
 from services.router.flows.jobs.kind import Position, Step
@@ -125,7 +125,7 @@ class ReconcileOptions:
             arguments.get("repair", "yes") == "yes", arguments.get("deep") == "yes", arguments.get("corrupt", "")
         )
 
-    def mends(self, one: Difference) -> bool:
+    def repairs(self, one: Difference) -> bool:
         return (self.repair and one.kind in REPAIRED) or (one.is_handed_over and one.key == self.corrupt)
 
 
@@ -152,7 +152,7 @@ class Reconcile:
         wanted, state = ReconcileOptions.of(at.arguments), State.decode(at.checkpoint)
         findings = Findings.from_json(at.report)
         if state.believed:
-            return await self._mend(state, findings)
+            return await self._repair(state, findings)
         if state.digested < BUCKETS:
             return await self._digest(state, findings, wanted, at.limit)
         if state.doubts and (not state.differing or len(state.doubts) >= DOUBTS):
@@ -216,11 +216,11 @@ class Reconcile:
             if is_believed(first, second := difference(first.key, pairs[first.key])) and second is not None
         ]
         findings.add(believed, wanted.corrupt)
-        mended = tuple(one for one in believed if wanted.mends(one))
-        state = replace(state, doubts=(), ends=None, believed=mended)
+        repairable = tuple(one for one in believed if wanted.repairs(one))
+        state = replace(state, doubts=(), ends=None, believed=repairable)
         return _step(state, findings, note=f"{findings.different} records differ so far")
 
-    async def _mend(self, state: State, findings: Findings) -> Step:
+    async def _repair(self, state: State, findings: Findings) -> Step:
         for store in Store:
             keys = [one.key for one in state.believed if one.kind in REPAIRED and one.newer is store.other]
             findings.leave_out((await self._transfer.copy(keys, store)).refused)
@@ -230,7 +230,7 @@ class Reconcile:
                 await self._transfer.take([one.key], one.newer.other)
                 await self._transfer.take([one.key], one.newer)
         pairs = dict(await self._comparing.rows([one.key for one in state.believed]))
-        findings.mended([one for one in state.believed if is_mended(one, pairs[one.key])])
+        findings.count_repaired([one for one in state.believed if is_repaired(one, pairs[one.key])])
         return _step(replace(state, believed=()), findings, note=f"{findings.repaired} records repaired")
 
     async def _unlogged(self, doubts: Sequence[Difference]) -> int:
@@ -283,7 +283,7 @@ def _packed(one: Difference) -> list[Any]:
     return [one.key, *(None if look is None else [*_flat(look)] for look in one.pair)]
 
 
-def _flat(look: Look) -> list[Any]:
+def _flat(look: RowView) -> list[Any]:
     return [*look.version, look.owner.value, *look.write_version, look.digest, look.content, look.written_seconds]
 
 
@@ -297,6 +297,6 @@ def _unpacked(packed: list[Any]) -> Difference:
     return found
 
 
-def _look(term: int, revision: int, owner: str, *rest: Any) -> Look:
+def _look(term: int, revision: int, owner: str, *rest: Any) -> RowView:
     write_term, write_revision, digest, content, written = rest
-    return Look(Version(term, revision), Store(owner), Version(write_term, write_revision), digest, content, written)
+    return RowView(Version(term, revision), Store(owner), Version(write_term, write_revision), digest, content, written)

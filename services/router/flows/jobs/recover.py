@@ -281,18 +281,20 @@ class Recover(_Job):
             )
         try:
             await seizing.fence(f"it is being recovered by {at.job or self.name}", at.job)
-            gone = (await seizing.standing(client)).fence_reason
+            fence_reason = (await seizing.standing(client)).fence_reason
         except Away as error:
             return _wait(state, f"{client.store} does not answer: start it, it stays fenced: {error.message}")
         # Wait even if the process that answered did not serve: another one may have, or this step is a repetition.
         self._fenced[at.job] = self._clock.monotonic()
-        after = replace(state, stage="drain", fence_reason=gone)
+        after = replace(state, stage="drain", fence_reason=fence_reason)
         return _wait(after, f"{client.store} is fenced; its writes in flight are ending", FENCED_SECONDS)
 
     async def _recheck(self, state: _State, seizing: Seizure, at: Position) -> Step:
         lost = seizing.lost.store
-        if gone := await seizing.recheck():
-            raise JobFailed(f"{lost} stays fenced: {gone}; cancel this job, then run baton recover without --recheck")
+        if fence_reason := await seizing.recheck():
+            raise JobFailed(
+                f"{lost} stays fenced: {fence_reason}; cancel this job, then run baton recover without --recheck"
+            )
         return _step(state.next("await"), note=f"{lost} has no reason to be fenced any more")
 
     async def _drain(self, state: _State, seizing: Seizure, at: Position) -> Step:
@@ -380,9 +382,11 @@ class Recover(_Job):
 
     async def _open(self, state: _State, seizing: Seizure, at: Position) -> Step:
         lost = seizing.lost
-        gone = (await seizing.standing(lost)).fence_reason
-        if gone and gone != state.fence_reason:
-            raise JobFailed(f"{lost.store} was fenced again: {gone}; cancel this job and start baton recover again")
+        fence_reason = (await seizing.standing(lost)).fence_reason
+        if fence_reason and fence_reason != state.fence_reason:
+            raise JobFailed(
+                f"{lost.store} was fenced again: {fence_reason}; cancel this job and start baton recover again"
+            )
         await seizing.open(state.fence_reason, at.job)
         return _step(state.next("await"))
 

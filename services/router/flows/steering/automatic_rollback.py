@@ -17,7 +17,7 @@ from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.tasks import Loop
 from services.router.control.port import ControlStore, JournalEntry, LastRollback, Rollbacks
-from services.router.core.automatic_rollback import PAUSE, Action, Outcome, Seen, decide
+from services.router.core.automatic_rollback import PAUSE, Action, Observation, Outcome, decide
 from services.router.core.measure import SECONDS
 from services.router.core.phase import IllegalMove, Outdated, Setting
 from services.router.core.thresholds import Limits
@@ -125,11 +125,11 @@ class AutomaticRollback:
             log.info("the alarm is over: %s", self.view)
         self.alarm = alarm
 
-    def _seen(self, setting: Setting) -> Seen:
+    def _seen(self, setting: Setting) -> Observation:
         a = self._views.view(Store.A)
         # Faults before the hold was lifted do not count again.
         since = int(min(self._clock.monotonic() - self._lifted_at, SECONDS))
-        return Seen(
+        return Observation(
             setting=setting,
             seconds=self._measurement.seconds()[:since],
             a_serves=a.reachable and a.status is not None and a.status.serving,

@@ -43,7 +43,7 @@ class OperatorFlags(FlagSource, Protocol):
         ...
 
 
-class Known(NamedTuple):
+class LastValue(NamedTuple):
     """The last known value of a flag."""
 
     value: bool | None = None
@@ -85,9 +85,9 @@ class Switches:
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._set: dict[str, bool | None] = {}
-        self._said = dict.fromkeys(names.all, Known())
+        self._said = dict.fromkeys(names.all, LastValue())
         self._trouble = "not asked yet" if provider else ""
-        self._asking: asyncio.Future[Mapping[str, Known]] | None = None
+        self._asking: asyncio.Future[Mapping[str, LastValue]] | None = None
         self._current = NO_FLAGS
         self._before: bool | None = None
         self._false_since: float | None = None
@@ -170,12 +170,12 @@ class Switches:
             views.append(FlagView(name, said.value, self._provider.name, good, self._trouble or said.trouble))
         return views
 
-    def _look(self, provider: FlagSource) -> Mapping[str, Known]:
+    def _look(self, provider: FlagSource) -> Mapping[str, LastValue]:
         """Evaluate all flags, in a thread. A flag that cannot be evaluated keeps its last value."""
         seen = provider.evaluate(self.names.all)
         now = self._clock.monotonic()
         return {
-            name: Known(found.value, now) if not found.trouble else self._said[name]._replace(trouble=found.trouble)
+            name: LastValue(found.value, now) if not found.trouble else self._said[name]._replace(trouble=found.trouble)
             for name, found in seen.items()
         }
 
@@ -201,7 +201,7 @@ class Switches:
             await self._provider.watch(self._interval_seconds)
 
 
-def _log_changes(provider: str, before: Mapping[str, Known], after: Mapping[str, Known]) -> None:
+def _log_changes(provider: str, before: Mapping[str, LastValue], after: Mapping[str, LastValue]) -> None:
     """Log each flag that the provider changes. The operator's flags are in the journal."""
     words = {True: "true", False: "false", None: "unset"}
     for name, known in after.items():
