@@ -44,7 +44,7 @@ class _Followed:
     """The sampled changes."""
 
     waiting: dict[str, tuple[tuple[int, int], float]] = field(default_factory=dict)
-    """By key: version and time of each change that B lacks."""
+    """Version and time of each change that B lacks, by key."""
     milliseconds: list[float] = field(default_factory=list)
     """Lag of each change that B has."""
 
@@ -113,7 +113,7 @@ async def _through_system(call: RawCallable, new: Reader, rate: float, seconds: 
 
 
 async def _follow(new: Reader, followed: _Followed, ended: asyncio.Event) -> None:
-    """Until the load has ended and B has every change of it. Raises TimeoutError."""
+    """Follow the sampled changes until the load has ended and B has all of them. Raises TimeoutError."""
     late = 0.0
     while followed.waiting or not ended.is_set():
         if ended.is_set():

@@ -163,7 +163,7 @@ QUICK_SHADOW = ShadowLimits(settle_seconds=0.05)
 
 @dataclass(frozen=True)
 class CallOptions:
-    """How a router serves calls."""
+    """Options of the part of a router that serves calls."""
 
     policy: ReadPolicy = STALE_READS
     patience_seconds: float = 0.0

@@ -35,7 +35,7 @@ class MemoryControlState:
         self.values: dict[str, str] = {}
         self.durable: dict[int, Job] = {}
         self.reports: dict[str, tuple[int, Report]] = {}
-        """By router: the report and its sequence number."""
+        """Sequence number and report of each router, by name."""
         self.rollback: LastRollback | None = None
 
 

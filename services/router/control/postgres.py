@@ -75,7 +75,7 @@ _REPORTS = """
 CREATE TABLE IF NOT EXISTS baton_control.report (
   router text PRIMARY KEY, number bigint NOT NULL, text text NOT NULL, time_seconds double precision NOT NULL);
 """
-"""Since schema version 2."""
+"""Table added by schema version 2."""
 
 _ROLLBACK = f"""
 CREATE TABLE IF NOT EXISTS baton_control.last_rollback (
@@ -93,7 +93,7 @@ END $$;
 CREATE OR REPLACE TRIGGER rollback_is_kept AFTER INSERT ON baton_control.journal
   FOR EACH ROW WHEN (NEW.action = '{AUTOMATIC}') EXECUTE FUNCTION baton_control.keep_rollback();
 """
-"""Since schema version 4. A trigger, so that rollbacks by routers of an earlier release are recorded too."""
+"""Table and trigger added by schema version 4. The trigger also records rollbacks by routers of an earlier release."""
 _ENTRY = "time_seconds, actor, action, reason, before, after, gates, overridden"
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ CREATE TABLE IF NOT EXISTS baton_control.durable_job (
   version bigint NOT NULL, value text NOT NULL, checkpoint bytea NOT NULL, report text NOT NULL);
 CREATE UNIQUE INDEX IF NOT EXISTS one_job_in_each_lane ON baton_control.durable_job (lane) WHERE NOT ended;
 """
-"""Since schema version 3."""
+"""Table added by schema version 3."""
 
 _Connection: TypeAlias = Any
 

@@ -73,7 +73,7 @@ _ROLLBACK_TABLES = (
     "CREATE TABLE identity (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL)",
     "INSERT INTO identity VALUES (1, lower(hex(randomblob(16))))",
 )
-"""Since schema version 4."""
+"""Tables and trigger added by schema version 4."""
 _ENTRY = "time_seconds, actor, action, reason, before, after, gates, overridden"
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ TABLES = (
     " version INTEGER NOT NULL, value TEXT NOT NULL, checkpoint BLOB NOT NULL, report TEXT NOT NULL)",
     "CREATE UNIQUE INDEX one_job_in_each_lane ON durable_job (lane) WHERE NOT ended",
 )
-"""Since schema version 3."""
+"""Table added by schema version 3."""
 
 
 def add(connection: sqlite3.Connection, job: Job) -> Job:

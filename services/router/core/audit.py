@@ -86,7 +86,7 @@ class AuditReport:
 
     @property
     def summary(self) -> str:
-        """In words, for the job's note and the gate."""
+        """The findings in words, for the job's note and the gate."""
         checked = f"{self.affected} of {self.records} records have findings"
         kinds = ", ".join(
             f"{name} {kind.findings}{' (accepted)' if kind.accepted else ''}" for name, kind in self.found.items()

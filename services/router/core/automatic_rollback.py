@@ -57,7 +57,7 @@ class Action(Enum):
 class Outcome(NamedTuple):
     action: Action
     reason: str
-    """In words, with the figures."""
+    """Reason in words, with the figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Observation:
     a_serves: bool
     """A's latest status says so."""
     last_seconds_ago: float | None
-    """Since the last automatic rollback; None: there was none."""
+    """Seconds since the last automatic rollback; None: there was none."""
 
 
 def decide(seen: Observation, limits: Limits) -> Outcome:

@@ -178,7 +178,7 @@ class Findings:
     left_out: int = 0
     """Records that cannot be copied unchanged."""
     why: str = ""
-    """Why the first of them cannot be copied."""
+    """Reason why the first of them cannot be copied."""
 
     @property
     def different(self) -> int:

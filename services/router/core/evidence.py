@@ -16,7 +16,7 @@ class Evidence:
     """The state of the migration as one router knows it. None: unknown. Counts are those of all routers."""
 
     audit_seconds_ago: float | None = None
-    """Since the last audit ended, below 0 if dated in the future; None: there was none."""
+    """Seconds since the last audit ended, below 0 if dated in the future; None: there was none."""
     audit_records: int | None = None
     """Number of records that it checked."""
     audit_summary: str = ""
@@ -27,11 +27,11 @@ class Evidence:
     lag_seconds: float | None = None
     """The larger lag of the two feeds."""
     log_gap: str = ""
-    """Why records of a replaced log may be at one store only; empty if they are not."""
+    """Reason why records of a replaced log may be at one store only; empty if they are not."""
     parked: int | None = None
     """Events that could not be applied, at both stores."""
     risks: tuple[Risk, ...] | None = None
-    """By store: events that it has not read and that the log may soon drop."""
+    """Number of events, by store, that it has not read and that the log may soon drop."""
     canary_permille: int = 0
     buckets_at_b: int | None = None
     """Buckets that A does not own and in which it owns no record."""
@@ -43,22 +43,22 @@ class Evidence:
     b_calls: Counts | None = None
     """Calls of the last minutes."""
     latencies: tuple[Parity, ...] | None = None
-    """By operation, in those minutes of the last hour in which both stores served it."""
+    """Latencies by operation, in those minutes of the last hour in which both stores served it."""
     shadow: ShadowCounts | None = None
-    """Since the comparison of reads was set."""
+    """Results since the comparison of reads was set."""
     compared: Compared | None = None
     """The last comparison of all records; None: there was none."""
     lock_waits: Histogram | None = None
     """Times that writes at B have waited for their lock in the last minutes, at all its processes that report."""
     ledger: LedgerCounts | None = None
     rehearsal_seconds_ago: float | None = None
-    """Since the last rehearsal ended, below 0 if dated in the future; None: there was none."""
+    """Seconds since the last rehearsal ended, below 0 if dated in the future; None: there was none."""
     rehearsal_failure: str = ""
     """Its failure; empty if there was none."""
     clients_watched_seconds: float | None = None
     """Time for which direct calls to A have been observed."""
     client_idle_seconds: float | None = None
-    """Since the last direct call; None: there was none in that time."""
+    """Seconds since the last direct call; None: there was none in that time."""
     client_name: str = ""
     """The caller of the last direct call."""
     clocks_apart_seconds: float = 0.0

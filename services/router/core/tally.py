@@ -32,7 +32,7 @@ class Difference:
     fields: tuple[str, ...]
     sides: tuple[Side, Side]
     waited_seconds: float
-    """From the first comparison to the confirmation."""
+    """Time from the first comparison to the confirmation."""
 
 
 def hashed(seen: ShownRecord, secret: bytes) -> str:
@@ -58,9 +58,9 @@ class Tally:
     """Number of differences that are kept of each kind, the latest ones."""
     tallies: dict[str, Counter[Kind]] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
-    """By operation: sampled reads that found the queue full."""
+    """Number of sampled reads that found the queue full, by operation."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """By operation: sampled reads while the other store was unreachable."""
+    """Number of sampled reads while the other store was unreachable, by operation."""
     differences: dict[Kind, deque[Difference]] = field(default_factory=dict)
 
     def count(self, operation: str, kind: Kind) -> None:

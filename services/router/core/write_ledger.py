@@ -82,9 +82,9 @@ class LedgerLimits:
     capacity: int = 10_000
     """Writes that the ledger keeps at most."""
     settle_seconds: float = 10.0
-    """From the answer to the first check: longer than the usual lag."""
+    """Time from the answer to the first check: longer than the usual lag."""
     again_seconds: float = 60.0
-    """From one check to the next."""
+    """Time from one check to the next."""
 
 
 class LedgerCounts(NamedTuple):

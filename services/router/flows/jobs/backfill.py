@@ -113,7 +113,7 @@ class Backfill:
         self._stores = stores
         self._clock = clock
         self._totals: dict[Store, tuple[float, int]] = {}
-        """By store: the time at which the number of records is read again, and the number."""
+        """Number of records by store, and the time at which it is read again."""
 
     def lane(self, arguments: Mapping[str, str]) -> str:
         unknown = sorted(set(arguments) - {"to"})

@@ -37,7 +37,7 @@ class Walk:
     entering_from: int | None = None
     """The canary, in thousandths, when the step was decided on; None: the canary is at the step."""
     back: str = ""
-    """Why the canary is taken back to 0 %."""
+    """Reason why the canary is set back to 0 %; "" if it is not."""
     run: str = ""
     """The run that observed last."""
     watched_at: float = 0.0

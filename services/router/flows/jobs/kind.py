@@ -88,7 +88,7 @@ class Step:
     """The result of a step."""
 
     checkpoint: bytes
-    """At most `services.router.core.jobs.MAX_CHECKPOINT_BYTES`."""
+    """Position of the next step; at most `services.router.core.jobs.MAX_CHECKPOINT_BYTES` long."""
     done: int = 0
     """Units done in this step."""
     total: int = 0

@@ -214,7 +214,7 @@ class _Job(ABC):
 
     async def _tell(self, state: _State, seizing: Seizure, at: Position) -> Step:
         """Append the terms to the log. From here on, each start of the lost store reads them."""
-        await seizing.tell_log([BucketTerm(*one) for one in state.told])
+        await seizing.append_terms([BucketTerm(*one) for one in state.told])
         ends = {str(part): end for part, end in (await seizing.ends()).items()}
         return _step(replace(state, stage="seize", ends=ends))
 
@@ -267,7 +267,7 @@ class Recover(_Job):
         self._transfer = transfer
         self._filling = Backfill(stores, clock)
         self._fenced: dict[str, float] = {}
-        """By job: the time since which this router has known the store to be fenced."""
+        """Times since which this router has known a store to be fenced, by job."""
 
     async def _fence(self, state: _State, seizing: Seizure, at: Position) -> Step:
         client, seizer = seizing.lost, seizing.seizer.store

@@ -51,7 +51,7 @@ class _Progress:
     """A replay's checkpoint."""
 
     ranges: dict[int, tuple[int, int]]
-    """By partition: the next offset and the end offset."""
+    """Next offset and end offset of each partition."""
     events: int
     counts: Counts
 

@@ -118,7 +118,7 @@ class _CallBatch:
     copies: list[str] = field(default_factory=list)
     """Keys of records that are copied from the other store."""
     ownerships: dict[str, list[Stored]] = field(default_factory=dict)
-    """By key: events of records that the target takes over as owner."""
+    """Events of records that the target takes over as owner, by key."""
 
 
 class ReplayWriter:

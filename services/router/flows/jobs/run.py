@@ -50,7 +50,7 @@ def lease_of(job_id: str) -> str:
 
 
 class _Lost(Exception):
-    """Another router runs the job now, or the job is not to be run any more."""
+    """The run has lost its job: another router runs it, or an operator has stopped it."""
 
 
 class Run:

@@ -126,7 +126,7 @@ class Jobs:
         return await self.add(await self.wanted(kind, arguments, actor, rate))
 
     async def add(self, job: Job) -> Job:
-        """As `start`, of one that is `wanted`. Raises JobUnderWay, ControlUnavailable."""
+        """Add a job that `wanted` has made, as `start` does. Raises JobUnderWay, ControlUnavailable."""
         try:
             added = await self._store.add(replace(job, created_seconds=self._clock.now()))
             log_job(added)
@@ -137,7 +137,7 @@ class Jobs:
             raise
 
     async def job(self, job_id: str) -> Job:
-        """With its report. Raises JobNotFound, ControlUnavailable."""
+        """The job with its report, read from the control store. Raises JobNotFound, ControlUnavailable."""
         return await self._store.job(job_id)
 
     async def pause(self, job_id: str, actor: str) -> Job:

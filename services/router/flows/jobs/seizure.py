@@ -97,10 +97,10 @@ class Seizure:
         me = self.seizer.store
         return [BucketTerm(one.bucket, next_term(max(one.term, terms_there.get(one.bucket, 0)), me)) for one in share]
 
-    async def tell_log(self, told: Sequence[BucketTerm]) -> None:
-        if told:
+    async def append_terms(self, buckets: Sequence[BucketTerm]) -> None:
+        if buckets:
             me = self.seizer.store
-            terms = pb.Terms(store=STORE_NUMBERS[me], buckets=_to_pb(told))
+            terms = pb.Terms(store=STORE_NUMBERS[me], buckets=_to_pb(buckets))
             headers = HeaderWriter(me.value, TERMS_TYPE).write("", (0, 0), self._clock.now())
             await self._log.append([Event("", terms.SerializeToString(), headers)])
 
@@ -113,10 +113,10 @@ class Seizure:
         read = (await self.status(self.seizer)).feed.next_offsets
         return sum(max(0, end - read[part] if part in read else end) for part, end in ends.items())
 
-    async def seize(self, told: Sequence[BucketTerm], ends: Mapping[int, int]) -> dict[int, str]:
+    async def seize(self, buckets: Sequence[BucketTerm], ends: Mapping[int, int]) -> dict[int, str]:
         """Seize buckets. Returns those that could not be seized, each with the reason."""
         client = self.seizer
-        request = pb.SeizeBucketsRequest(buckets=_to_pb(told), ends=ends, name_refused=True, order=self._order)
+        request = pb.SeizeBucketsRequest(buckets=_to_pb(buckets), ends=ends, name_refused=True, order=self._order)
         answer: pb.SeizeBucketsResponse = await client.ask(client.recovery.SeizeBuckets, request, CALL_SECONDS)
         return {one.bucket: one.reason for one in answer.refused}
 
@@ -177,5 +177,5 @@ class Seizure:
         await self.lost.ask(self.lost.recovery.OpenStore, request, CALL_SECONDS)
 
 
-def _to_pb(told: Sequence[BucketTerm]) -> list[pb.Terms.Bucket]:
-    return [pb.Terms.Bucket(bucket=bucket, term=term) for bucket, term in told]
+def _to_pb(buckets: Sequence[BucketTerm]) -> list[pb.Terms.Bucket]:
+    return [pb.Terms.Bucket(bucket=bucket, term=term) for bucket, term in buckets]
