@@ -1,4 +1,4 @@
-"""The statements that enforce the protocol. Isolation: READ COMMITTED. `$me` is this store.
+"""The statements that enforce the protocol, at isolation level READ COMMITTED.
 
 tests/integration/test_postgres_interleavings.py runs each statement with and without its guard on a real database, and
 shows the anomaly that the guard prevents.
