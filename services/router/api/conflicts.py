@@ -5,6 +5,7 @@ from __future__ import annotations
 from libs.ownership.wire import STORE_NUMBERS, store_from_pb, version_from_pb
 from libs.pb.baton.control.v1 import conflicts_pb2 as pb
 from libs.rpc.errors import Context
+from services.router.api.roles import actor_of
 from services.router.flows.feed.conflicts import ConflictAt, Conflicts
 from services.router.flows.steering.migration import Decision
 
@@ -24,7 +25,7 @@ class ConflictMethods:
     async def ResolveConflict(  # noqa: N802
         self, request: pb.ResolveConflictRequest, context: Context
     ) -> pb.ResolveConflictResponse:
-        decision = Decision(request.actor, request.reason)
+        decision = Decision(actor_of(request.actor), request.reason)
         store = store_from_pb(request.store, "store")
         await self._conflicts.resolve(decision, store, request.key, version_from_pb(request.version))
         return pb.ResolveConflictResponse()

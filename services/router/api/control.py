@@ -20,6 +20,7 @@ from services.router.api.messages import (
     setting_to_pb,
     timestamp,
 )
+from services.router.api.roles import actor_of, guarded
 from services.router.flows.steering.diagnose import Doctor
 from services.router.flows.steering.migration import Decision, Migration
 
@@ -49,7 +50,7 @@ class PhaseMethods:
     async def AdvancePhase(  # noqa: N802
         self, request: pb.AdvancePhaseRequest, context: Context
     ) -> pb.AdvancePhaseResponse:
-        decision = Decision(request.actor, request.reason, request.generation, request.override)
+        decision = Decision(actor_of(request.actor), request.reason, request.generation, request.override)
         to = phase_from_pb(request.to)
         setting, results = await self._migration.advance(decision, to, request.confirm)
         return pb.AdvancePhaseResponse(setting=setting_to_pb(setting), gates=gates_to_pb(results))
@@ -57,17 +58,17 @@ class PhaseMethods:
     async def RollbackPhase(  # noqa: N802
         self, request: pb.RollbackPhaseRequest, context: Context
     ) -> pb.RollbackPhaseResponse:
-        decision = Decision(request.actor, request.reason, request.generation)
+        decision = Decision(actor_of(request.actor), request.reason, request.generation)
         setting = await self._migration.rollback(decision, phase_from_pb(request.to))
         return pb.RollbackPhaseResponse(setting=setting_to_pb(setting))
 
     async def SetCanary(self, request: pb.SetCanaryRequest, context: Context) -> pb.SetCanaryResponse:  # noqa: N802
-        decision = Decision(request.actor, request.reason, request.generation)
+        decision = Decision(actor_of(request.actor), request.reason, request.generation)
         setting = await self._migration.set_canary(decision, request.permille)
         return pb.SetCanaryResponse(setting=setting_to_pb(setting))
 
     async def LiftHold(self, request: pb.LiftHoldRequest, context: Context) -> pb.LiftHoldResponse:  # noqa: N802
-        setting = await self._migration.lift_hold(Decision(request.actor, request.reason, request.generation))
+        setting = await self._migration.lift_hold(Decision(actor_of(request.actor), request.reason, request.generation))
         return pb.LiftHoldResponse(setting=setting_to_pb(setting))
 
     async def ListJournal(self, request: pb.ListJournalRequest, context: Context) -> pb.ListJournalResponse:  # noqa: N802
@@ -100,5 +101,5 @@ def control_service(parts: Sequence[object]) -> TypedService:
         having = [part for part in parts if hasattr(part, method.name)]
         if len(having) != 1:
             raise ValueError(f"{method.name} is in {len(having)} parts of the control API, it must be in one")
-        found[method.name] = getattr(having[0], method.name)
+        found[method.name] = guarded(method.name, getattr(having[0], method.name))
     return TypedService(SERVICE, SimpleNamespace(**found), control_pb2_grpc.add_ControlServiceServicer_to_server)

@@ -9,6 +9,7 @@ from libs.ownership.wire import STORE_NUMBERS, store_from_pb
 from libs.pb.baton.control.v1 import events_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import timestamp
+from services.router.api.roles import actor_of
 from services.router.flows.feed.events import LogEvents, Question, ReadableEvent
 from services.router.flows.feed.parked import ParkedAt, ParkedEvents
 from services.router.flows.jobs.restart_events import RestartEvents
@@ -52,14 +53,14 @@ class EventMethods:
         return pb.RetryParkedResponse(reason=answer.reason, applied=answer.applied)
 
     async def DropParked(self, request: pb.DropParkedRequest, context: Context) -> pb.DropParkedResponse:  # noqa: N802
-        decision = Decision(request.actor, request.reason)
+        decision = Decision(actor_of(request.actor), request.reason)
         place = store_from_pb(request.store, "store"), request.partition, request.offset
         return pb.DropParkedResponse(dropped=_parked_to_pb(await self._parked.drop(decision, *place)))
 
     async def RestartEvents(  # noqa: N802
         self, request: pb.RestartEventsRequest, context: Context
     ) -> pb.RestartEventsResponse:
-        restarted = await self._restart.restart(Decision(request.actor, request.reason))
+        restarted = await self._restart.restart(Decision(actor_of(request.actor), request.reason))
         return pb.RestartEventsResponse(job=restarted.job, skipped=restarted.skipped)
 
 

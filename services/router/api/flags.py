@@ -7,6 +7,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.errors import Context
 from services.router.api.messages import flag_to_pb, setting_to_pb
+from services.router.api.roles import actor_of
 from services.router.flows.calls.explain import Explainer, RowView
 from services.router.flows.steering.flags import Switches
 from services.router.flows.steering.migration import Decision, Migration
@@ -29,7 +30,7 @@ class FlagMethods:
 
     async def SetFlag(self, request: pb.SetFlagRequest, context: Context) -> pb.SetFlagResponse:  # noqa: N802
         self._switches.names.check(request.name)
-        decision = Decision(request.actor, request.reason, request.generation)
+        decision = Decision(actor_of(request.actor), request.reason, request.generation)
         value = request.value if request.HasField("value") else None
         setting = await self._migration.set_flag(decision, request.name, value)
         return pb.SetFlagResponse(setting=setting_to_pb(setting))

@@ -8,6 +8,7 @@ from libs.errors import InvalidField
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import known, timestamp
+from services.router.api.roles import actor_of
 from services.router.core.jobs import Job, JobState, check_actor
 from services.router.flows.jobs.job_orders import JobAction, JobOrders
 from services.router.flows.jobs.runner import Jobs
@@ -25,7 +26,7 @@ class JobMethods:
         self._orders = JobOrders(jobs, migration)
 
     async def StartJob(self, request: pb.StartJobRequest, context: Context) -> pb.StartJobResponse:  # noqa: N802
-        decision = Decision(request.actor, request.reason)
+        decision = Decision(actor_of(request.actor), request.reason)
         job = await self._orders.start(decision, request.kind, dict(request.arguments), _finite(request.rate))
         return pb.StartJobResponse(job=job_to_pb(job, self._jobs))
 
@@ -43,7 +44,7 @@ class JobMethods:
         if order is None:
             names = ", ".join(name for name in pb.ChangeJobRequest.Action.keys()[1:])
             raise InvalidField("action", request.action, f"one of {names}")
-        decision = Decision(request.actor, request.reason)
+        decision = Decision(actor_of(request.actor), request.reason)
         job = await self._orders.change(decision, order, request.id, _finite(request.rate))
         return pb.ChangeJobResponse(job=job_to_pb(job, self._jobs))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import setting_to_pb
+from services.router.api.roles import actor_of
 from services.router.core.limits import THRESHOLDS
 from services.router.core.thresholds import Limits
 from services.router.flows.steering.migration import Decision, Migration
@@ -39,6 +40,6 @@ class LimitMethods:
         return answer
 
     async def SetLimits(self, request: pb.SetLimitsRequest, context: Context) -> pb.SetLimitsResponse:  # noqa: N802
-        decision = Decision(request.actor, request.reason, request.generation)
+        decision = Decision(actor_of(request.actor), request.reason, request.generation)
         setting = await self._migration.set_limits(decision, dict(request.set), request.unset)
         return pb.SetLimitsResponse(setting=setting_to_pb(setting))

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
+from services.router.api.roles import actor_of
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.probe import Probe, ProbePlan
 
@@ -27,7 +28,7 @@ class ProbeMethods:
         self._probe.check(plan)
         extent = f"{plan.seconds:.0f} s, {plan.rate:.0f} calls/s, {'reads and writes' if plan.writes else 'reads'}"
         reason = f"{request.reason} ({extent})" if request.reason else extent
-        await self._migration.note(Decision(request.actor, reason), BEGUN)
+        await self._migration.note(Decision(actor_of(request.actor), reason), BEGUN)
         async with aclosing(self._probe.run(plan)) as told:
             async for counts in told:
                 yield pb.ProbeResponse(

@@ -6,6 +6,7 @@ from libs.errors import InvalidField
 from libs.ownership.wire import STORE_NUMBERS, store_from_pb, version_to_pb
 from libs.pb.baton.control.v1 import records_pb2 as pb
 from libs.rpc.errors import Context
+from services.router.api.roles import actor_of
 from services.router.flows.feed.repair import RecordAt, RecordRepair, Replacement
 from services.router.flows.steering.migration import Decision
 
@@ -30,7 +31,7 @@ class RecordMethods:
             raise InvalidField("by", "nothing", "delete, json or copy")
         copy = store_from_pb(request.copy, "copy") if by == "copy" else None
         wanted = Replacement(request.json if by == "json" else None, copy)
-        decision = Decision(request.actor, request.reason)
+        decision = Decision(actor_of(request.actor), request.reason)
         done = await self._repair.repair(decision, request.key, wanted, dry_run=request.dry_run)
         version = None if done.version is None else version_to_pb(done.version)
         return pb.RepairRecordResponse(owner=STORE_NUMBERS[done.owner], version=version, effect=done.effect)

@@ -6,6 +6,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.jobs import job_to_pb
 from services.router.api.messages import known, timestamp
+from services.router.api.roles import actor_of
 from services.router.core.canary import parse_plan
 from services.router.core.jobs import Job
 from services.router.flows.jobs import canary, rehearsal
@@ -25,14 +26,14 @@ class RehearsalMethods:
     async def StartCanaryAuto(  # noqa: N802
         self, request: pb.StartCanaryAutoRequest, context: Context
     ) -> pb.StartCanaryAutoResponse:
-        decision = Decision(request.actor, request.reason, request.generation)
+        decision = Decision(actor_of(request.actor), request.reason, request.generation)
         job = await self._orders.start(decision, canary.NAME, {canary.PLAN: request.plan}, 0.0)
         return pb.StartCanaryAutoResponse(progress=_walk(job), job=job_to_pb(job, self._jobs))
 
     async def StopCanaryAuto(  # noqa: N802
         self, request: pb.StopCanaryAutoRequest, context: Context
     ) -> pb.StopCanaryAutoResponse:
-        jobs, decision = self._jobs, Decision(request.actor, request.reason)
+        jobs, decision = self._jobs, Decision(actor_of(request.actor), request.reason)
         decision.check()
         job = await jobs.under_way(canary.NAME)
         if job is None:
@@ -43,7 +44,7 @@ class RehearsalMethods:
     async def StartRehearsal(  # noqa: N802
         self, request: pb.StartRehearsalRequest, context: Context
     ) -> pb.StartRehearsalResponse:
-        decision = Decision(request.actor, request.reason, request.generation)
+        decision = Decision(actor_of(request.actor), request.reason, request.generation)
         arguments = {rehearsal.BUCKETS_WANTED: str(request.buckets)}
         job = await self._orders.start(decision, rehearsal.NAME, arguments, 0.0)
         return pb.StartRehearsalResponse(progress=_rehearsal(job), job=job_to_pb(job, self._jobs))

@@ -6,6 +6,7 @@ from libs.ownership.wire import STORE_NUMBERS, version_to_pb
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import setting_to_pb, timestamp
+from services.router.api.roles import actor_of
 from services.router.core.compare import Kind
 from services.router.core.measure import ShadowCounts
 from services.router.core.tally import Difference, Side
@@ -27,7 +28,7 @@ class ShadowMethods:
         self._shadow = shadow
 
     async def SetShadow(self, request: pb.SetShadowRequest, context: Context) -> pb.SetShadowResponse:  # noqa: N802
-        decision = Decision(request.actor, request.reason, request.generation)
+        decision = Decision(actor_of(request.actor), request.reason, request.generation)
         setting = await self._migration.set_shadow(decision, request.permille, same=request.same)
         return pb.SetShadowResponse(setting=setting_to_pb(setting))
 

@@ -13,9 +13,11 @@ DESCRIPTOR = _load(
     b'v1.WatchRule\x12\x10\n\x08revision\x18\n \x01(\t\x12\x1a\n\x12changes_nothing_if\x18\x0b \x01(\t\x12\x17\n\x0fnew_key_pattern\x18\x0c \x01(\t\x12\x10\n\x08probe_if\x18'
     b'\r \x01(\t"`\n\tWatchRule\x12\r\n\x05items\x18\x01 \x01(\t\x12\x0f\n\x07removed\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\r\n\x05reset\x18\x04 \x01(\t\x12\x0e\n\x06synce'
     b'd\x18\x05 \x01(\t"\x8b\x01\n\x08ListRule\x12\r\n\x05items\x18\x01 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 '
-    b'\x01(\t\x12\x19\n\x11default_page_size\x18\x05 \x01(\x05\x12\x15\n\rmax_page_size\x18\x06 \x01(\x05:N\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18'
-    b'\xe3\x8d\x03 \x01(\x0b2\x1c.baton.options.v1.MethodRule:O\n\x06schema\x12\x1f.google.protobuf.ServiceOptions\x18\xe4\x8d\x03 \x01(\x0b2\x1c.baton'
-    b'.options.v1.SchemaRuleB\x87\x01\n\x14com.baton.options.v1B\x0cOptionsProtoP\x01Z$baton/gen/baton/options/v1;opti'
-    b'onsv1\xaa\x02\x10Baton.Options.V1\xca\x02\x10Baton\\Options\\V1\xea\x02\x12Baton::Options::V1b\x06proto3',
+    b'\x01(\t\x12\x19\n\x11default_page_size\x18\x05 \x01(\x05\x12\x15\n\rmax_page_size\x18\x06 \x01(\x05*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEW'
+    b'ER\x10\x01\x12\x11\n\rROLE_OPERATOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03:N\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xe3\x8d\x03 \x01(\x0b2\x1c.bato'
+    b'n.options.v1.MethodRule:F\n\x04role\x12\x1e.google.protobuf.MethodOptions\x18\xe5\x8d\x03 \x01(\x0e2\x16.baton.options.v1.Role:'
+    b'O\n\x06schema\x12\x1f.google.protobuf.ServiceOptions\x18\xe4\x8d\x03 \x01(\x0b2\x1c.baton.options.v1.SchemaRuleB\x87\x01\n\x14com.baton.o'
+    b'ptions.v1B\x0cOptionsProtoP\x01Z$baton/gen/baton/options/v1;optionsv1\xaa\x02\x10Baton.Options.V1\xca\x02\x10Baton\\Optio'
+    b'ns\\V1\xea\x02\x12Baton::Options::V1b\x06proto3',
     globals(),
 )

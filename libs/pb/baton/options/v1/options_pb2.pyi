@@ -11,6 +11,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
 import sys
@@ -22,6 +23,32 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    ROLE_VIEWER: _Role.ValueType  # 1
+    """May look: status, plans, lists, explanations."""
+    ROLE_OPERATOR: _Role.ValueType  # 2
+    """May also steer: phases with passing gates, rollback, canary, flags, jobs. May read the content of records."""
+    ROLE_ADMIN: _Role.ValueType  # 3
+    """May also pass gates, seize and recover a store, drop events, and take steps that have no way back."""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+    """Roles of operators. Each one includes those above it."""
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+ROLE_VIEWER: Role.ValueType  # 1
+"""May look: status, plans, lists, explanations."""
+ROLE_OPERATOR: Role.ValueType  # 2
+"""May also steer: phases with passing gates, rollback, canary, flags, jobs. May read the content of records."""
+ROLE_ADMIN: Role.ValueType  # 3
+"""May also pass gates, seize and recover a store, drop events, and take steps that have no way back."""
+Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
 class SchemaRule(_message.Message):
@@ -250,9 +277,12 @@ class ListRule(_message.Message):
 Global___ListRule: _TypeAlias = ListRule  # noqa: Y015
 
 METHOD_FIELD_NUMBER: _builtins.int
+ROLE_FIELD_NUMBER: _builtins.int
 SCHEMA_FIELD_NUMBER: _builtins.int
 method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodRule]
 """Rules for routing calls of this method. The router refuses to start with a method that lacks them."""
+role: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Role.ValueType]
+"""Role that a caller of this operator's method needs. A method without a role is refused to every caller."""
 schema: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.ServiceOptions, Global___SchemaRule]
 """Schema versions of the contract's records. A contract without this option has one version, and its clients send
 none.
