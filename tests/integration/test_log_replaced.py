@@ -261,10 +261,10 @@ def before_the_second_feed(controlled: ControlledSystem, act: Callable[[], Await
     client = controlled.system.stores[Store.B]
     ask = client.ask
 
-    async def asked(method: Any, request: Any, timeout_seconds: float) -> Any:
+    async def asked(method: Any, request: Any, timeout_seconds: float, extra: Any = ()) -> Any:
         if method is client.replication.RestartFeed:
             await act()
-        return await ask(method, request, timeout_seconds)
+        return await ask(method, request, timeout_seconds, extra)
 
     client.ask = asked  # type: ignore[method-assign]
 
