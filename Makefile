@@ -23,7 +23,7 @@ PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index
 	--python-version 3.11 --custom-compile-command "make pins"
 
 .PHONY: help env stack protos image check-protos openapi check-openapi alerts docs check-docs protos-baseline \
-	client-versions versions lint check test bytecode mutants mcp-conformance storms demo bench up down pins clean
+	client-versions versions lint check test bytecode fuzz mutants mcp-conformance storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -92,6 +92,13 @@ test: bytecode stack ## run every test, on real servers that it starts itself (P
 # The tests start some hundred processes. Where PYTHONDONTWRITEBYTECODE is set, each would compile all that it imports.
 bytecode: env
 	@$(BIN)/python -m compileall -q libs services tests
+
+FUZZ_CASES ?= 100000
+FUZZ_SEED ?=
+
+fuzz: bytecode ## send FUZZ_CASES=100000 hostile requests to every listener, and try decoders (FUZZ_SEED=1 repeats a run)
+	$(BIN)/python -m tests.fuzz $(FUZZ_CASES) $(FUZZ_SEED)
+	$(BIN)/python -m pytest -q --no-servers --hypothesis-profile fuzz tests/fuzz/test_decoders.py
 
 mutants: env stack ## break each rule once and see its test fail (MUTANTS="text" for some)
 	$(BIN)/python -m tests.mutants $(MUTANTS)

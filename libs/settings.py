@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from libs.errors import BatonError
+from libs.text import parse_toml
 
 USAGE_EXIT_CODE = 2
 """Exit code of a process that a wrong setting keeps from starting."""
@@ -114,10 +114,10 @@ def _read_file(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
             # With or without a byte order mark, which some editors write.
-            return tomllib.loads(opened.read().decode("utf-8-sig"))
+            return parse_toml(opened.read().decode("utf-8-sig"))
     except OSError as error:
         raise WrongSetting(f"--config: {file} cannot be read: {error.strerror}; give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise WrongSetting(f"--config: {file} is not TOML: {error}") from None
 
 

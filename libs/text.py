@@ -1,10 +1,12 @@
-"""Values as text for people: numbers without exponents, and foreign text without terminal control characters."""
+"""Values as text for people: numbers without exponents, and foreign text without terminal control characters. TOML."""
 
 from __future__ import annotations
 
 import math
+import tomllib
 import unicodedata
 from decimal import Decimal
+from typing import Any
 
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories: controls (C0, C1), formats (bidi, zero width), surrogates, line and paragraph separators."""
@@ -41,3 +43,11 @@ def visible(text: str, *, keep: str = "\n") -> str:
 def _escape(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Raises ValueError if the text is not TOML, or is nested deeper than the parser can follow."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

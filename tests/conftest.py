@@ -29,6 +29,7 @@ TOPIC_PARTITIONS = 16
 # No deadline for examples: a busy machine is not a failure.
 settings.register_profile("baton", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("check", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=20)
+settings.register_profile("fuzz", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=10_000)
 settings.load_profile("baton")
 
 _numbers = itertools.count(1)

@@ -769,6 +769,22 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "an_urgent_method_is_served_while_others_fill_the_listener",
         ),
     ),
+    "trust.fuzz": Requirement(
+        "Hostile requests to any listener leave no fault, no hang and no record; decoders refuse by their own error",
+        _in("fuzz/test_listeners.py", "hostile_requests_to_every_listener_leave_no_fault_and_no_record")
+        + _in(
+            "fuzz/test_decoders.py",
+            "an_event_is_a_record_of_its_key_or_unreadable",
+            "headers_are_those_of_an_event_or_invalid",
+            "a_log_that_another_program_wrote_is_read_or_refused",
+            "a_token_is_one_of_ours_or_refused",
+            "a_filter_is_understood_or_refused",
+            "a_mask_selects_or_is_refused",
+            "a_file_of_flags_is_taken_or_refused_whole",
+            "a_plan_is_taken_or_refused",
+            "a_file_of_settings_is_taken_or_refused",
+        ),
+    ),
     "trust.secrets": Requirement("Secrets reach no log, metric, error or evidence"),
     "operate.page": Requirement("One live page shows and controls the migration, tested in a real browser"),
     "operate.telemetry": Requirement(

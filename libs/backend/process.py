@@ -31,14 +31,12 @@ from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
 from libs.contract.schemas import NEWEST
 from libs.eventlog.lazy import LazyEventLog
-from libs.identity.opening import ANYBODY, AUTH_SETTING, Identity, open_identity
 from libs.locks.measured import MeasuredLocks
 from libs.locks.port import LockManager
 from libs.process import stop_signal
 from libs.rpc.auth import read_token
 from libs.rpc.channel import open_channel
 from libs.rpc.clients import Clients
-from libs.rpc.forwarded import ForwardedPrincipal
 from libs.rpc.gate import CONNECTION_SHARE
 from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.metadata import LOGGED
@@ -109,7 +107,6 @@ class Running:
     admission_loop: AdmissionLoop
     row_count: RowCountLoop
     http: HttpListener | None = None
-    identity: Identity = ANYBODY
 
     def __str__(self) -> str:
         http = f" http={self.http.address}" if self.http is not None else ""
@@ -136,7 +133,6 @@ async def open_backend(
 ) -> AsyncIterator[Running]:
     """A backend that listens and serves. The caller runs its loops. Raises BatonError if it cannot start."""
     clock = clock or SystemClock()
-    identity = await open_identity(settings, clock)
     token = read_token(settings.token_file) if settings.token_file else None
     async with AsyncExitStack() as stack:
         ports = await stack.enter_async_context(backend.open_store())
@@ -188,10 +184,10 @@ async def open_backend(
         recovery = RecoveryApi(ports, serving, admission_loop, feed)
         repair = RepairApi(backend.operations, ports, deps)
         internal = Server(
-            ServerConfig(settings.internal, "internal", internal_limits, token, "token_file", ForwardedPrincipal()),
+            ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
             [calls.internal(), replication.service(), recovery.service(), repair.service(), *audit],
         )
-        public, http = _public_doors(backend, settings, calls.public(passing), meter, identity)
+        public, http = _public_doors(backend, settings, calls.public(passing), meter)
         admission_loop.set_health = (
             internal.set_serving,
             public.set_serving,
@@ -209,7 +205,6 @@ async def open_backend(
             admission_loop,
             RowCountLoop(ports, admission.rows),
             http,
-            identity,
         )
         stack.push_async_callback(running.drain, settings.drain_seconds)
         await internal.start(serving=False)
@@ -221,25 +216,18 @@ async def open_backend(
 
 
 def _public_doors(
-    backend: Backend, settings: BackendSettings, contract: RawService, meter: Meter, identity: Identity
+    backend: Backend, settings: BackendSettings, contract: RawService, meter: Meter
 ) -> tuple[Server, HttpListener | None]:
     """The listeners for clients: gRPC, and HTTP if a setting has its address."""
     limits = replace(settings.limits(settings.public_calls, REQUEST_BYTES), connection_share=CONNECTION_SHARE)
-    public = Server(
-        ServerConfig(
-            settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING
-        ),
-        [contract],
-    )
+    public = Server(ServerConfig(settings.public, "public", limits), [contract])
     if not settings.http:
         return public, None
     # Only a process that serves HTTP loads it.
     from libs.http.opening import http_listener
 
     schema = backend.public_schema
-    return public, http_listener(
-        settings.http, backend.contract, contract, public, meter, default_schema=schema, identity=identity
-    )
+    return public, http_listener(settings.http, backend.contract, contract, public, meter, default_schema=schema)
 
 
 async def run_backend(backend: Backend, settings: BackendSettings) -> None:
@@ -257,7 +245,6 @@ async def run_backend(backend: Backend, settings: BackendSettings) -> None:
             running.row_count,
         )
         tasks = [owned.create_task(one.loop.run()) for one in loops]
-        tasks += [owned.create_task(loop.run()) for loop in running.identity.loops]
         log.info("ready %s", running)
         # The starter of the process learns the addresses from it, also if the system chose the ports.
         print(f"ready {running}", flush=True)

@@ -17,6 +17,8 @@ SOURCE_PREFIX: Final = "/baton/"
 
 _SPEC_VERSION: Final = ("ce_specversion", b"1.0")
 _CONTENT_TYPE: Final = ("content-type", CONTENT_TYPE.encode())
+_MAX_DIGITS: Final = 19
+"""Digits of the largest term and revision, which are 64-bit integers."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _REQUIRED: Final = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_subject", "ce_time", "content-type")
 
@@ -92,7 +94,8 @@ def read_headers(headers: Iterable[tuple[str, bytes]]) -> Attributes:
 def _read_id(value: str, key: str) -> tuple[int, int]:
     subject, _, version = value.rpartition("/")
     term, _, revision = version.partition(".")
-    if subject != key or not all(part.isascii() and part.isdigit() for part in (term, revision)):
+    numbers = (term, revision)
+    if subject != key or not all(part.isascii() and part.isdigit() and len(part) <= _MAX_DIGITS for part in numbers):
         raise HeadersInvalid(f"ce_id is {value!r}, it must be {key}/<term>.<revision>")
     return int(term), int(revision)
 

@@ -350,8 +350,8 @@ def _read(connection: sqlite3.Connection, positions: dict[int, int], limit: int)
             if position == end:
                 continue
             rows = connection.execute(
-                "SELECT at, CAST(key AS BLOB), CAST(value AS BLOB), CAST(headers AS BLOB), time"
-                " FROM event WHERE part = ? AND at >= ? ORDER BY at LIMIT ?",
+                "SELECT at, CAST(key AS BLOB), CAST(value AS BLOB), CAST(headers AS BLOB), CAST(time AS REAL)"
+                " FROM event WHERE part = ? AND at >= ? AND typeof(at) = 'integer' ORDER BY at LIMIT ?",
                 (number, position, limit - len(found)),
             )
             for at, key, value, headers, appended in rows:

@@ -18,7 +18,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from libs.errors import BatonError
+from libs.contract.requests import parse_request
+from libs.errors import BatonError, InvalidField
 from libs.identity.port import Credentials
 from libs.rpc.errors import Context, abort
 from libs.rpc.standard import Shares
@@ -102,8 +103,11 @@ class Reflection(reflection.aio.ReflectionServicer):
                 await abort(context, error)
         async with self._shares.one(context):
             answered: Any = super().ServerReflectionInfo(self._until_ended(requests), context)
-            async for answer in answered:
-                yield answer
+            try:
+                async for answer in answered:
+                    yield answer
+            except InvalidField as error:
+                await abort(context, error)
 
     async def _until_ended(self, requests: Any) -> AsyncGenerator[Any, None]:
         ended = asyncio.ensure_future(self._ended.wait())
@@ -116,9 +120,10 @@ class Reflection(reflection.aio.ReflectionServicer):
                 if not request.done():
                     return
                 try:
-                    yield request.result()
+                    data = request.result()
                 except StopAsyncIteration:
                     return
+                yield parse_request(reflection_pb2.ServerReflectionRequest, data)
         finally:
             ended.cancel()
             if request is not None:
@@ -136,9 +141,8 @@ def _retrieve_outcome(request: asyncio.Future[Any]) -> None:
 
 def handlers(servicer: Reflection) -> tuple[grpc.GenericRpcHandler, ...]:
     """Handlers of both versions, for a server."""
-    answer = grpc.stream_stream_rpc_method_handler(
+    answer: Any = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     return tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": answer}) for name in NAMES)

@@ -17,16 +17,15 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from libs.errors import BatonError, InvalidField
 from libs.identity.port import Authenticator
-from libs.rpc import goaway, reflection
+from libs.rpc import goaway, reflection, standard
 from libs.rpc.auth import is_loopback
 from libs.rpc.errors import Context
 from libs.rpc.gate import Gate, Handler, ServerLimits, Stream
 from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_SLACK_BYTES
-from libs.rpc.standard import Health
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +75,6 @@ class ServerConfig:
     """Name of the token's setting, for an internal listener: beyond loopback it needs a token."""
     authenticator: Authenticator | None = None
     """None if every caller is anonymous."""
-    auth_setting: str = ""
-    """Name of the authenticator's setting, for a public listener: beyond loopback it needs one."""
 
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -154,7 +151,7 @@ class Server:
         self._config = config
         self.gate = self._gate = Gate(config.limits, config.token, config.authenticator)
         """Gate for calls of the same services that arrive by other doors."""
-        self._health = Health()
+        self._health = standard.Health()
         self._names = [service.name for service in services]
         self._server = grpc.aio.server(
             options=(
@@ -167,10 +164,10 @@ class Server:
         )
         for service in services:
             self._add(raw_service(service) if isinstance(service, TypedService) else service)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._server.add_generic_rpc_handlers((standard.handlers(self._health),))
         self._reflection = reflection.Reflection(
             [*self._names, health.SERVICE_NAME, *reflection.NAMES],
-            self._gate.authenticate if config.auth_setting else None,
+            self._gate.authenticate if config.authenticator is not None else None,
         )
         self._server.add_generic_rpc_handlers(reflection.handlers(self._reflection))
         self._draining: asyncio.Task[int] | None = None
@@ -204,7 +201,6 @@ class Server:
                 f"{config.setting}: {config.address} can be reached from other machines: set {config.token_setting},"
                 " or listen on 127.0.0.1"
             )
-        self.check_exposure(config.setting, config.address)
         await self.set_serving(serving)
         try:
             self.port = self._server.add_insecure_port(config.address)
@@ -216,16 +212,6 @@ class Server:
                 " machine's; stop the process that uses it or set another address"
             )
         await self._server.start()
-
-    def check_exposure(self, setting: str, address: str) -> None:
-        """Check a listener of this server's services. Beyond loopback, the absence of authentication must be a
-        decision. Raises CannotListen."""
-        config = self._config
-        if config.auth_setting and config.authenticator is None and not is_loopback(address):
-            raise CannotListen(
-                f"{setting}: {address} can be reached from other machines: set {config.auth_setting} to jwt, mtls or"
-                " tokens, or to none if every client may read and change everything, or listen on 127.0.0.1"
-            )
 
     async def set_serving(self, serving: bool) -> None:
         """Set the health of the server and of each service."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
+import grpc
 from grpc_health.v1 import health, health_pb2
 
-from libs.errors import Overloaded
+from libs.contract.requests import parse_request
+from libs.errors import InvalidField, Overloaded
 from libs.rpc.errors import Context, abort
 
 WATCHES = 64
@@ -77,3 +80,27 @@ class Health(health.aio.HealthServicer):
             await asyncio.wait(self._watches, timeout=_LAST_ANSWERS_SECONDS)
         for watch in self._watches:
             watch.cancel()
+
+
+def handlers(servicer: Health) -> grpc.GenericRpcHandler:
+    """Handlers of Check and Watch. The generated handlers answer malformed requests with UNKNOWN, and log a stack trace
+    for each."""
+    answer = health_pb2.HealthCheckResponse.SerializeToString
+    methods: dict[str, Any] = {
+        "Check": grpc.unary_unary_rpc_method_handler(_parsed(servicer.Check), response_serializer=answer),
+        "Watch": grpc.unary_stream_rpc_method_handler(_parsed(servicer.Watch), response_serializer=answer),
+    }
+    return grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods)
+
+
+def _parsed(
+    method: Callable[[health_pb2.HealthCheckRequest, Context], Awaitable[Any]],
+) -> Callable[[bytes, Context], Awaitable[Any]]:
+    async def call(data: bytes, context: Context) -> Any:
+        try:
+            request = parse_request(health_pb2.HealthCheckRequest, data)
+        except InvalidField as error:
+            await abort(context, error)
+        return await method(request, context)
+
+    return call

@@ -7,14 +7,21 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from libs.text import visible
+
 _LEVELS = ("debug", "info", "warning", "error")
 
 
 class TextLines(logging.Formatter):
-    """`time level logger message`, followed by the lines of any stack trace."""
+    """`time level logger message` in one line, followed by the lines of any stack trace."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        # A caller's text must not begin a line of its own or steer the operator's terminal.
+        record.message = visible(record.message, keep="")
+        return super().formatMessage(record)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         return _time(record)

@@ -47,6 +47,7 @@ DONE = (
     "tests/bench",
     "tests/contracts",
     "tests/fixtures",
+    "tests/fuzz",
     "tests/integration",
     "tests/model",
     "tests/stress",

@@ -96,6 +96,15 @@ def test_a_log_record_is_one_line_of_text_or_json() -> None:
     assert json.loads(JsonLines().format(record)) == expected
 
 
+def test_a_callers_text_begins_no_log_line_and_steers_no_terminal() -> None:
+    text = "x\r\n2026-01-01T00:00:00.000Z ERROR forged\x1b[2J\u202e\u2028 ü"
+    record = logging.LogRecord("libs.x", logging.INFO, "f", 1, "asked for by %s", (text,), None)
+    shown = r"asked for by x\x0d\x0a2026-01-01T00:00:00.000Z ERROR forged\x1b[2J\u202e\u2028 ü"
+    assert TextLines().format(record).endswith(shown)
+    assert json.loads(JsonLines().format(record))["message"] == "asked for by " + text
+    assert "\n" not in JsonLines().format(record)
+
+
 def test_the_thresholds_of_the_settings_are_those_of_the_rules() -> None:
     settings = RouterSettings(
         store_a="127.0.0.1:1", store_b="127.0.0.1:2", control_store="memory:", event_log="memory:"

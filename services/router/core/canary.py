@@ -9,14 +9,13 @@ the change as it is.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
 from libs.errors import InvalidField
-from libs.text import plain
+from libs.text import parse_toml, plain
 from services.router.core.gates import GATES, GateResult, Verdict
 from services.router.core.phase import CANARY_FULL, PHASES, IllegalMove, Setting
 
@@ -208,8 +207,8 @@ def parse_plan(text: str) -> CanaryPlan:
     if len(text) > MAX_PLAN_CHARACTERS:
         raise InvalidField("plan", f"{len(text)} characters", f"at most {MAX_PLAN_CHARACTERS} characters")
     try:
-        said = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        said = parse_toml(text)
+    except ValueError as error:
         raise InvalidField("plan", text, f"TOML such as `baton canary auto --example` prints; {error}") from None
     _check_keys("", said, _PLAN_KEYS)
     on_fail = said.get("on_fail", OnFail.BACK.value)
@@ -243,7 +242,7 @@ def _step(where: str, table: Any, before: int) -> Step:
 def _permille(key: str, value: Any, before: int) -> int:
     least = f"more than {plain(before / 10)}" if before else "0.1"
     allowed = f"{least} to 100, in steps of 0.1"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
         raise InvalidField(key, value, allowed)
     permille = round(value * 10)
     if not before < permille <= CANARY_FULL or not math.isclose(permille, value * 10, abs_tol=1e-6):
