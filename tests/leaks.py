@@ -40,15 +40,19 @@ async def no_task_is_left() -> AsyncIterator[None]:
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
     """Fail if child processes remain that the test or its fixtures started, and kill them."""
-    before = tree.children(os.getpid())
+    before = tree.pids()
     yield
     deadline = time.monotonic() + _GRACE_SECONDS
-    while left := [child for child in tree.children(os.getpid()) if child not in before and not _expected(child.pid)]:
+    while left := [child for child in _children_beside(before) if not _expected(child.pid)]:
         if time.monotonic() > deadline:
             for child in left:
                 child.send(9)
             pytest.fail(f"the test left child processes behind, now killed: {[child.pid for child in left]}")
         time.sleep(_POLL_SECONDS)
+
+
+def _children_beside(pids: set[int]) -> list[tree.Process]:
+    return tree.children(os.getpid(), tree.pids() - pids)
 
 
 def _others(before: set["asyncio.Task[object]"]) -> list["asyncio.Task[object]"]:
