@@ -69,22 +69,59 @@ class Finished:
     kept: Path
 
 
+@dataclass
+class UnderWay:
+    """A demo that was started, with its output in files."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+
+    def read(self, name: str) -> str:
+        return (self.directory / name).read_text()
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """One short run, which several tests look at."""
+def under_way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnderWay]:
+    """One short run, which several tests look at. It goes on while other tests start demos of their own."""
     directory = tmp_path_factory.mktemp("demo")
-    kept = directory / "kept"
-    done = subprocess.run(
-        [*BATON, "demo", "--seconds", "25", "--keep", str(kept), "-o", "json"],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        check=False,
-    )
-    report = directory / "build" / "demo" / "report.json"
-    assert report.is_file(), done.stderr
-    return Finished(done.returncode, json.loads(report.read_text()), json.loads(done.stdout), done.stderr, kept)
+    arguments = ("demo", "--seconds", "25", "--keep", str(directory / "kept"), "-o", "json")
+    with _started(directory, *arguments) as process:
+        yield UnderWay(process, directory)
+
+
+@pytest.fixture(scope="module")
+def finished(under_way: UnderWay) -> Finished:
+    """The run at its end."""
+    code = under_way.process.wait(RUN_SECONDS)
+    told = under_way.read("told")
+    report = under_way.directory / "build" / "demo" / "report.json"
+    assert report.is_file(), told
+    printed = json.loads(under_way.read("printed"))
+    return Finished(code, json.loads(report.read_text()), printed, told, under_way.directory / "kept")
+
+
+@pytest.mark.usefixtures("under_way")
+async def test_ctrl_c_stops_every_process_and_ends_with_130(tmp_path: Path) -> None:
+    with _started(tmp_path, "demo") as demo:
+        await _under_load(demo, tmp_path)
+        family = tree.descendants(demo.pid)
+        assert len(family) >= 3
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(STOP_SECONDS) == 130
+        await eventually(lambda: not any(process.lives() for process in family), 5.0)
+    assert "interrupted" in (tmp_path / "told").read_text()
+
+
+@pytest.mark.usefixtures("under_way")
+async def test_a_process_that_dies_unasked_fails_the_demo_and_is_named(tmp_path: Path) -> None:
+    with _started(tmp_path, "demo") as demo:
+        await _under_load(demo, tmp_path)
+        old = next(process for process in tree.descendants(demo.pid) if "services.simple_mcp" in _words(process.pid))
+        os.kill(old.pid, signal.SIGKILL)
+        assert demo.wait(STOP_SECONDS) == 1
+    report = json.loads((tmp_path / "build" / "demo" / "report.json").read_text())
+    assert report["verdict"].startswith("FAILED: a: ended unexpectedly with code -9")
+    assert (tmp_path / report["evidence"] / "evidence" / "client-00.jsonl").is_file()
 
 
 def test_a_demo_loses_nothing_and_says_so(finished: Finished) -> None:
@@ -172,33 +209,11 @@ def test_a_directory_that_is_in_use_is_refused(finished: Finished, tmp_path: Pat
     assert "--keep" in done.stderr
 
 
-async def test_ctrl_c_stops_every_process_and_ends_with_130(tmp_path: Path) -> None:
-    with _started(tmp_path) as demo:
-        await _under_load(demo, tmp_path)
-        family = tree.descendants(demo.pid)
-        assert len(family) >= 3
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(STOP_SECONDS) == 130
-        await eventually(lambda: not any(process.lives() for process in family), 5.0)
-    assert "interrupted" in (tmp_path / "told").read_text()
-
-
-async def test_a_process_that_dies_unasked_fails_the_demo_and_is_named(tmp_path: Path) -> None:
-    with _started(tmp_path) as demo:
-        await _under_load(demo, tmp_path)
-        old = next(process for process in tree.descendants(demo.pid) if "services.simple_mcp" in _words(process.pid))
-        os.kill(old.pid, signal.SIGKILL)
-        assert demo.wait(STOP_SECONDS) == 1
-    report = json.loads((tmp_path / "build" / "demo" / "report.json").read_text())
-    assert report["verdict"].startswith("FAILED: a: ended unexpectedly with code -9")
-    assert (tmp_path / report["evidence"] / "evidence" / "client-00.jsonl").is_file()
-
-
 @contextmanager
-def _started(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A running demo; its output is in the file `told`."""
-    with (directory / "told").open("wb") as told:
-        demo = subprocess.Popen([*BATON, "demo"], cwd=directory, stdout=told, stderr=subprocess.STDOUT)
+def _started(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A running `baton`; its output is in the files `printed` and `told`."""
+    with (directory / "printed").open("wb") as printed, (directory / "told").open("wb") as told:
+        demo = subprocess.Popen([*BATON, *arguments], cwd=directory, stdout=printed, stderr=told)
     try:
         yield demo
     finally:
@@ -211,7 +226,7 @@ def _started(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 async def _under_load(demo: subprocess.Popen[bytes], directory: Path) -> None:
     def acknowledged() -> bool:
-        assert demo.poll() is None, (directory / "told").read_text()
+        assert demo.poll() is None, (directory / "told").read_text() + (directory / "printed").read_text()
         history = directory / "build" / "demo" / "work" / "evidence" / "client-00.jsonl"
         return history.is_file() and '"outcome":"ok"' in history.read_text()
 
