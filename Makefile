@@ -11,7 +11,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 RUNS ?= 10
 STORMS := tests/acceptance/test_flips.py tests/acceptance/test_faults.py tests/acceptance/test_recovery.py \
-	tests/acceptance/test_lost_store.py tests/integration/test_ownership_stress.py
+	tests/acceptance/test_rollback.py tests/acceptance/test_lost_store.py \
+	tests/integration/test_ownership_stress.py
 
 # Proto tree, folder of the generated modules, their import path.
 PROTO_TREES := protos:libs/pb:libs.pb \
@@ -114,9 +115,9 @@ $(MCP_NODE)/.installed: Makefile
 mcp-conformance: env $(MCP_NODE)/.installed ## run the MCP conformance suite and inspector against A, B and a router (needs npm)
 	$(BIN)/python -m tests.mcp_conformance $(MCP_NODE)
 
-storms: bytecode stack ## the storm and recovery suites, RUNS=10 times, with fifty restarts each
+storms: bytecode stack ## the storm and recovery suites in full length, RUNS=10 times
 	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; \
-	BATON_TEST_RESTARTS=50 $(BIN)/python -m pytest -q $(STORMS) || exit 1; done
+	BATON_TEST_STORMS=full $(BIN)/python -m pytest -q $(STORMS) || exit 1; done
 
 client-versions: env ## run baton-client's tests with the oldest and the newest packages that it takes
 	rm -rf build/client && mkdir -p build && cp -r clients/python build/client

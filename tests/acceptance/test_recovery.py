@@ -8,7 +8,6 @@ the answers that the clients received.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
 from collections import Counter
@@ -40,6 +39,7 @@ from libs.proving.trial.world import Size, World
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from tests.fixtures.make_old_database import FILE
+from tests.storms import sized
 from tests.waiting import eventually
 
 WAIT_SECONDS = 60.0
@@ -47,7 +47,7 @@ SETTINGS = {"ack_logged": "all", "rollback_automatic": "false"}
 """Answers come when the event is in the log: so nothing that was answered may be lost. To be away for long is a reason
 to be left; here a store has to come back to its half."""
 LEAST_CALLS = 300
-RESTARTS = int(os.environ.get("BATON_TEST_RESTARTS", "12"))
+RESTARTS = sized(short=6, full=50)
 REASON = "an acceptance run"
 PLAN = LoadPlan(clients=6, calls_per_second=90, deadline_seconds=0.5, made_names=12, fresh_share=0.3, seed=11)
 

@@ -28,13 +28,16 @@ from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import reason_of
 from tests.acceptance.fault_proxy import FaultProxy, fault_proxy
 from tests.fixtures.make_old_database import TABLE
+from tests.storms import sized
 from tests.waiting import eventually
 
-MANY_RECORDS, RECORDS = 20_000, 4_000
+MANY_RECORDS, RECORDS = sized(short=6_000, full=20_000), 4_000
 """The many come home through failing calls. Both are several in each bucket."""
-WINDOW_SECONDS = 30
-"""By default."""
 SHORT_WINDOW_SECONDS = 12
+WINDOW_SECONDS = sized(short=SHORT_WINDOW_SECONDS, full=30)
+"""30 by default."""
+WINDOW = sized(short={"rollback_seconds": f"{SHORT_WINDOW_SECONDS}", "rollback_calls": "80"}, full={})
+"""Settings of the window. Calls for a dead B are few: the short window needs as many in a second as the default one."""
 READS_BACK_SECONDS = 30.0
 """After the share of faults has been too high for the window."""
 BOUND_SECONDS = 120.0
@@ -237,7 +240,7 @@ async def test_a_b_that_fails_a_fifth_of_its_calls_is_left_and_its_records_come_
 
 
 async def test_a_dead_b_is_left_and_its_records_come_home_when_it_is_back(tmp_path: Path) -> None:
-    async with all_at_b(tmp_path, RECORDS) as run:
+    async with all_at_b(tmp_path, RECORDS, **WINDOW) as run:
         run.clients.call_seconds = UNANSWERED_SECONDS
         began = time.monotonic()
         await run.world.kill("b-1")
