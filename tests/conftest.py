@@ -125,6 +125,27 @@ def postgres_dsn(postgres: Postgres) -> Iterator[str]:
         postgres.drop_database(name)
 
 
+@pytest.fixture(scope="session")
+def store_template(postgres_server: Postgres) -> None:
+    """The database that those of `store_dsn` are copies of."""
+    make_usable(postgres_server)
+    # Few sessions need these imports.
+    from tests.databases import make_template
+
+    make_template(postgres_server)
+
+
+@pytest.fixture
+def store_dsn(postgres: Postgres, store_template: None) -> Iterator[str]:
+    """Address of a database for the test, with B's schema and no records, in asyncpg's form."""
+    from tests.databases import copy_template
+
+    name = f"test_{next(_numbers)}"
+    yield copy_template(postgres, name)
+    if postgres.process.running:
+        postgres.drop_database(name)
+
+
 @pytest.fixture
 async def kafka_topic(kafka: Kafka) -> AsyncIterator[str]:
     """Name of an empty topic for the test, with 16 partitions."""

@@ -38,7 +38,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 def make_store(adapter: Adapter, clock: ManualClock, tmp_path: Path, request: pytest.FixtureRequest) -> MakeStore:
     """Opens the adapter's store, always the same one, so that it can be closed and opened again."""
-    dsn = request.getfixturevalue("postgres_dsn") if adapter.postgres else ""
+    dsn = request.getfixturevalue("store_dsn") if adapter.postgres else ""
 
     def make(limits: OutboxLimits | None = None) -> AbstractAsyncContextManager[StorePorts]:
         return open_adapter(adapter, Place(tmp_path / "store.db", dsn, clock, limits or OutboxLimits()))

@@ -36,7 +36,7 @@ EDITS = {
 
 @pytest.fixture
 def place(adapter: Adapter, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue("postgres_dsn") if adapter.postgres else tmp_path / "store.db"
+    return request.getfixturevalue("store_dsn") if adapter.postgres else tmp_path / "store.db"
 
 
 async def edit(adapter: Adapter, place: Any, change: str, key: str) -> None:

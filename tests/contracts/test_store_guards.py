@@ -33,7 +33,7 @@ def table(adapter: Adapter) -> str:
 def execute(adapter: Adapter, tmp_path: Path, request: pytest.FixtureRequest) -> Execute:
     """Another program on the store's database. Raises the driver's error."""
     if adapter.postgres:
-        dsn = request.getfixturevalue("postgres_dsn")
+        dsn = request.getfixturevalue("store_dsn")
 
         async def in_postgres(statement: str) -> None:
             connection = await asyncpg.connect(dsn)

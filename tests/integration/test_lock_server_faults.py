@@ -73,8 +73,8 @@ class Site:
 
 
 @pytest.fixture
-async def site(redis_server: Redis, postgres_dsn: str, tmp_path: Path) -> AsyncIterator[Site]:
-    settings = {"event_log": f"sqlite:///{tmp_path}/log.db", "database": postgres_dsn}
+async def site(redis_server: Redis, store_dsn: str, tmp_path: Path) -> AsyncIterator[Site]:
+    settings = {"event_log": f"sqlite:///{tmp_path}/log.db", "database": store_dsn}
     async with AsyncExitStack() as stack:
         wire, port = await stack.enter_async_context(wire_to(redis_server.port))
         redis = f"redis://127.0.0.1:{port}/0"

@@ -107,8 +107,8 @@ async def test_the_protocol_holds_on_the_old_store_and_the_embedded_new_one(tmp_
     assert_that_much_happened(run)
 
 
-async def test_the_protocol_holds_on_the_old_store_and_postgresql(tmp_path: Path, postgres_dsn: str) -> None:
-    run = await played((SQLITE_A, POSTGRES), tmp_path, new_seed(), dsn=postgres_dsn, calls=300)
+async def test_the_protocol_holds_on_the_old_store_and_postgresql(tmp_path: Path, store_dsn: str) -> None:
+    run = await played((SQLITE_A, POSTGRES), tmp_path, new_seed(), dsn=store_dsn, calls=300)
     assert_that_much_happened(run)
 
 

@@ -75,8 +75,8 @@ async def table_locked(dsn: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("full", KINDS)
-async def test_a_full_pool_refuses_its_own_work_and_leaves_the_others_theirs(full: str, postgres_dsn: str) -> None:
-    async with open_store(postgres_dsn, options=SMALL) as store, asyncio.timeout(BOUND_SECONDS):
+async def test_a_full_pool_refuses_its_own_work_and_leaves_the_others_theirs(full: str, store_dsn: str) -> None:
+    async with open_store(store_dsn, options=SMALL) as store, asyncio.timeout(BOUND_SECONDS):
         await own(store, [KEY])
         async with taken(getattr(store, full)):
             for kind, works in KINDS.items():
@@ -90,12 +90,12 @@ async def test_a_full_pool_refuses_its_own_work_and_leaves_the_others_theirs(ful
             await work(store)
 
 
-async def test_a_process_has_no_more_connections_than_it_says(postgres_dsn: str) -> None:
-    async with open_store(postgres_dsn, options=SMALL) as store, AsyncExitStack() as stack:
+async def test_a_process_has_no_more_connections_than_it_says(store_dsn: str) -> None:
+    async with open_store(store_dsn, options=SMALL) as store, AsyncExitStack() as stack:
         await store.feed.claim(16)
         await store.outbox.depth()
         await stack.enter_async_context(taken(store.requests, store.apply, store.control))
-        connection = await asyncpg.connect(postgres_dsn)
+        connection = await asyncpg.connect(store_dsn)
         counted = await connection.fetchval(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
@@ -104,22 +104,22 @@ async def test_a_process_has_no_more_connections_than_it_says(postgres_dsn: str)
 
 
 async def test_a_store_tells_what_its_processes_take_of_what_the_server_allows(
-    postgres: Postgres, postgres_dsn: str
+    postgres: Postgres, store_dsn: str
 ) -> None:
     async with AsyncExitStack() as stack:
         found: list[Connections | None] = []
         for _ in range(3):
-            store = await stack.enter_async_context(open_store(postgres_dsn, options=SMALL))
+            store = await stack.enter_async_context(open_store(store_dsn, options=SMALL))
             await store.feed.claim(16)
             found.append(await store.inspection.connections())
-        connection = await asyncpg.connect(postgres_dsn)
+        connection = await asyncpg.connect(store_dsn)
         stack.push_async_callback(connection.close, timeout=5)
         limit, reserved = (
             f"current_setting('{name}')::int" for name in ("max_connections", "superuser_reserved_connections")
         )
         allowed = await connection.fetchval(f"SELECT {limit} - {reserved}")
         assert found == [Connections(7, processes, allowed) for processes in (1, 2, 3)]
-        name = postgres_dsn.rsplit("/", 1)[1]
+        name = store_dsn.rsplit("/", 1)[1]
         postgres.execute(f'ALTER DATABASE "{name}" CONNECTION LIMIT 17')
         assert await connection.fetchval(ALLOWED) == 17
         postgres.execute("DROP ROLE IF EXISTS few; CREATE ROLE few LOGIN CONNECTION LIMIT 5")
@@ -127,10 +127,10 @@ async def test_a_store_tells_what_its_processes_take_of_what_the_server_allows(
         assert await connection.fetchval(ALLOWED) == 5
 
 
-async def test_a_process_without_free_connections_refuses_instead_of_letting_calls_pile_up(postgres_dsn: str) -> None:
+async def test_a_process_without_free_connections_refuses_instead_of_letting_calls_pile_up(store_dsn: str) -> None:
     request = pb.GetSandboxRequest(name=KEY)
     async with (
-        running("service_layer", database=postgres_dsn, event_log="memory:", request_pool=1) as service,
+        running("service_layer", database=store_dsn, event_log="memory:", request_pool=1) as service,
         asyncio.timeout(BOUND_SECONDS),
     ):
 
@@ -141,7 +141,7 @@ async def test_a_process_without_free_connections_refuses_instead_of_letting_cal
                 return reason_of(error)[0]
             return "OK"
 
-        async with table_locked(postgres_dsn):
+        async with table_locked(store_dsn):
             reasons = await asyncio.gather(*(reason() for _ in range(CALLS)))
         assert reasons.count("OVERLOADED") > CALLS // 2, "few may wait"
         assert set(reasons) <= {"OVERLOADED", "LOCK_TIMEOUT"}, "none waits until its deadline"

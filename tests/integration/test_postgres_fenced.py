@@ -12,8 +12,8 @@ KEY, OTHER = "sandboxes/k", "sandboxes/l"
 
 
 @pytest.mark.parametrize("key", [KEY, OTHER])
-async def test_a_process_that_has_not_seen_the_fence_writes_nothing(postgres_dsn: str, key: str) -> None:
-    async with open_store(postgres_dsn) as first, open_store(postgres_dsn) as second:
+async def test_a_process_that_has_not_seen_the_fence_writes_nothing(store_dsn: str, key: str) -> None:
+    async with open_store(store_dsn) as first, open_store(store_dsn) as second:
         await own(first, [KEY, OTHER])
         await put(first, KEY, "r1", "first")
         before = (await first.records.read(key)).row

@@ -80,14 +80,14 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(postgres_dsn: str) -> AsyncIterator[Rig]:
+async def rig(store_dsn: str) -> AsyncIterator[Rig]:
     connections = []
-    async with open_store(postgres_dsn) as store:
+    async with open_store(store_dsn) as store:
         await own(store, [KEY])
         try:
             for _ in range(3):
-                connections.append(await asyncpg.connect(postgres_dsn, command_timeout=20))
-            yield Rig(postgres_dsn, store, *connections)
+                connections.append(await asyncpg.connect(store_dsn, command_timeout=20))
+            yield Rig(store_dsn, store, *connections)
         finally:
             for connection in connections:
                 await connection.close(timeout=5)

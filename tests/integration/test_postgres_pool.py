@@ -28,20 +28,20 @@ async def settings_of(store: PostgresStore) -> set[tuple[str, str]]:
     return {await pool.run(work) for pool in (store.requests, store.apply, store.control)}
 
 
-async def test_a_weak_default_of_the_database_weakens_no_session(postgres_dsn: str) -> None:
+async def test_a_weak_default_of_the_database_weakens_no_session(store_dsn: str) -> None:
     """The default changes after the start, which refuses it: a session that is opened later must not take it over."""
-    async with open_store(postgres_dsn, options=ONE) as store:
-        name = await in_database(postgres_dsn, "SELECT quote_ident(current_database())")
+    async with open_store(store_dsn, options=ONE) as store:
+        name = await in_database(store_dsn, "SELECT quote_ident(current_database())")
         for setting, weak in (("synchronous_commit", "off"), ("default_transaction_isolation", "serializable")):
-            await in_database(postgres_dsn, f"ALTER DATABASE {name} SET {setting} = '{weak}'")
-        assert await in_database(postgres_dsn, "SHOW synchronous_commit") == "off", "the default is in force"
+            await in_database(store_dsn, f"ALTER DATABASE {name} SET {setting} = '{weak}'")
+        assert await in_database(store_dsn, "SHOW synchronous_commit") == "off", "the default is in force"
         for pool in (store.requests, store.apply, store.control):
             await pool.engine.dispose()
         assert await settings_of(store) == {("on", "read committed")}
 
 
 @pytest.mark.parametrize("ends", ["returns", "raises"])
-async def test_a_connection_inside_a_transaction_does_not_go_back_to_the_pool(postgres_dsn: str, ends: str) -> None:
+async def test_a_connection_inside_a_transaction_does_not_go_back_to_the_pool(store_dsn: str, ends: str) -> None:
     """The next user's change would be part of a transaction that never commits."""
 
     async def leaves_a_transaction(connection: Any) -> int:
@@ -54,11 +54,11 @@ async def test_a_connection_inside_a_transaction_does_not_go_back_to_the_pool(po
         await connection.execute("UPDATE tick SET now = now + 1")
         return bool(connection.is_in_transaction())
 
-    async with open_store(postgres_dsn, options=ONE) as store:
-        before = await in_database(postgres_dsn, "SELECT now FROM tick")
+    async with open_store(store_dsn, options=ONE) as store:
+        before = await in_database(store_dsn, "SELECT now FROM tick")
         try:
             await store.requests.run(leaves_a_transaction)
         except ValueError:
             assert ends == "raises"
         assert await store.requests.run(next_user) is False
-        assert await in_database(postgres_dsn, "SELECT now FROM tick") == before + 1, "committed, and nothing else"
+        assert await in_database(store_dsn, "SELECT now FROM tick") == before + 1, "committed, and nothing else"

@@ -17,10 +17,10 @@ KEY = "sandboxes/k"
 
 
 async def test_a_request_that_turns_out_to_be_done_before_the_commit_has_no_second_effect(
-    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+    store_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = replace(row_of(KEY, (1, 9), Store.B, "one"), bases=(Version(0, 3),))
-    async with open_store(postgres_dsn) as store:
+    async with open_store(store_dsn) as store:
         await store.transfers.apply([record_of(row, served_of("r1", (0, 5)))])
         depth = PostgresTransaction.depth
         learned: list[Applied] = []

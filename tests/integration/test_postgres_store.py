@@ -92,10 +92,10 @@ async def counts(dsn: str) -> tuple[int, int, int]:
         await connection.close()
 
 
-async def test_a_call_that_gets_no_connection_is_refused(postgres_dsn: str) -> None:
-    async with opened(postgres_dsn) as store:
+async def test_a_call_that_gets_no_connection_is_refused(store_dsn: str) -> None:
+    async with opened(store_dsn) as store:
         await put(store, KEY, "r0", "x")
-        async with locked(postgres_dsn, KEY), asyncio.timeout(BOUND_SECONDS):
+        async with locked(store_dsn, KEY), asyncio.timeout(BOUND_SECONDS):
             waiting = [asyncio.ensure_future(put(store, KEY, f"r{n}", "x")) for n in (1, 2)]
             await eventually(lambda: store.requests.in_use == 2, what="both connections are taken")
             with pytest.raises(Overloaded):
@@ -106,8 +106,8 @@ async def test_a_call_that_gets_no_connection_is_refused(postgres_dsn: str) -> N
         await eventually(lambda: store.requests.in_use == 0, what="all connections are back")
 
 
-async def test_more_calls_than_may_wait_are_refused_at_once(postgres_dsn: str) -> None:
-    async with opened(postgres_dsn) as store:
+async def test_more_calls_than_may_wait_are_refused_at_once(store_dsn: str) -> None:
+    async with opened(store_dsn) as store:
         results = await asyncio.gather(*(store.records.read(KEY) for _ in range(300)), return_exceptions=True)
         refused = [one for one in results if isinstance(one, BaseException)]
         assert refused and all(isinstance(one, Overloaded) for one in refused)
@@ -115,22 +115,22 @@ async def test_more_calls_than_may_wait_are_refused_at_once(postgres_dsn: str) -
         assert await works(store)
 
 
-async def test_a_write_to_a_row_that_stays_locked_is_told_that_it_is_busy(postgres_dsn: str) -> None:
-    async with opened(postgres_dsn) as store:
+async def test_a_write_to_a_row_that_stays_locked_is_told_that_it_is_busy(store_dsn: str) -> None:
+    async with opened(store_dsn) as store:
         await put(store, KEY, "r0", "x")
-        async with locked(postgres_dsn, KEY), asyncio.timeout(BOUND_SECONDS):
+        async with locked(store_dsn, KEY), asyncio.timeout(BOUND_SECONDS):
             with pytest.raises(LockTimeout):
                 await put(store, KEY, "r1", "y")
-        assert await counts(postgres_dsn) == (1, 1, 1)
+        assert await counts(store_dsn) == (1, 1, 1)
 
 
-async def test_a_release_of_many_passes_a_locked_row_by(postgres_dsn: str) -> None:
+async def test_a_release_of_many_passes_a_locked_row_by(store_dsn: str) -> None:
     keys = [f"sandboxes/k{n}" for n in range(5)]
-    async with opened(postgres_dsn) as store:
+    async with opened(store_dsn) as store:
         await own(store, keys)
         for key in keys:
             await put(store, key, "r0", "x")
-        async with locked(postgres_dsn, keys[2]), asyncio.timeout(BOUND_SECONDS):
+        async with locked(store_dsn, keys[2]), asyncio.timeout(BOUND_SECONDS):
             released = await store.transfers.release(keys, Store.A, create=False)
         outcomes = {result.key: result.outcome for result in released.results}
         assert outcomes == {key: None if key == keys[2] else Outcome.RELEASE for key in keys}
@@ -139,9 +139,9 @@ async def test_a_release_of_many_passes_a_locked_row_by(postgres_dsn: str) -> No
 
 
 async def test_a_killed_server_is_unavailable_and_works_again_after_its_restart(
-    postgres: Postgres, postgres_dsn: str
+    postgres: Postgres, store_dsn: str
 ) -> None:
-    async with opened(postgres_dsn) as store:
+    async with opened(store_dsn) as store:
         await put(store, KEY, "r0", "x")
         await store.feed.claim(4)
         postgres.kill()
@@ -162,8 +162,8 @@ async def test_a_killed_server_is_unavailable_and_works_again_after_its_restart(
         await eventually(lambda: claims(store, 4, [0, 1, 2, 3]), what="it has its partitions again")
 
 
-async def test_a_server_that_stands_still_fails_calls_within_their_bound(postgres: Postgres, postgres_dsn: str) -> None:
-    async with opened(postgres_dsn) as store:
+async def test_a_server_that_stands_still_fails_calls_within_their_bound(postgres: Postgres, store_dsn: str) -> None:
+    async with opened(store_dsn) as store:
         await put(store, KEY, "r0", "x")
         async with asyncio.timeout(BOUND_SECONDS):
             with standing_still(postgres):
@@ -175,10 +175,10 @@ async def test_a_server_that_stands_still_fails_calls_within_their_bound(postgre
         await eventually(lambda: store.requests.in_use == 0, what="all connections are back")
 
 
-async def test_connections_that_the_server_ended_are_replaced_unnoticed(postgres_dsn: str) -> None:
-    async with opened(postgres_dsn) as store:
+async def test_connections_that_the_server_ended_are_replaced_unnoticed(store_dsn: str) -> None:
+    async with opened(store_dsn) as store:
         await asyncio.gather(*(store.records.read(KEY) for _ in range(2)))
-        connection = await asyncpg.connect(postgres_dsn)
+        connection = await asyncpg.connect(store_dsn)
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -188,21 +188,21 @@ async def test_connections_that_the_server_ended_are_replaced_unnoticed(postgres
         assert all([await works(store) for _ in range(5)])
 
 
-async def test_a_caller_that_leaves_while_its_write_waits_leaves_the_whole_change(postgres_dsn: str) -> None:
-    async with opened(postgres_dsn) as store:
+async def test_a_caller_that_leaves_while_its_write_waits_leaves_the_whole_change(store_dsn: str) -> None:
+    async with opened(store_dsn) as store:
         await put(store, KEY, "r0", "x")
-        async with locked(postgres_dsn, KEY) as holder:
+        async with locked(store_dsn, KEY) as holder:
             task = asyncio.ensure_future(put(store, KEY, "r1", "y"))
             await eventually(lambda: is_blocked(holder), what="the write waits for the row")
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
         await eventually(lambda: store.requests.in_use == 0, what="the connection is back")
-        assert await counts(postgres_dsn) == (2, 2, 2)
+        assert await counts(store_dsn) == (2, 2, 2)
 
 
-async def test_callers_that_leave_at_any_moment_leave_whole_changes_and_the_pool_intact(postgres_dsn: str) -> None:
-    async with opened(postgres_dsn) as store:
+async def test_callers_that_leave_at_any_moment_leave_whole_changes_and_the_pool_intact(store_dsn: str) -> None:
+    async with opened(store_dsn) as store:
         for steps in range(60):
             task = asyncio.ensure_future(put(store, KEY, f"r{steps}", "x"))
             for _ in range(steps):
@@ -210,16 +210,16 @@ async def test_callers_that_leave_at_any_moment_leave_whole_changes_and_the_pool
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await eventually(lambda: store.requests.in_use == 0, what="all connections are back")
-        revision, events, served = await counts(postgres_dsn)
+        revision, events, served = await counts(store_dsn)
         assert revision == events == served > 0
         await put(store, KEY, "last", "y")
 
 
-async def test_two_processes_share_the_partitions_and_one_takes_over_what_the_other_leaves(postgres_dsn: str) -> None:
+async def test_two_processes_share_the_partitions_and_one_takes_over_what_the_other_leaves(store_dsn: str) -> None:
     async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(open_store(postgres_dsn, options=QUICK))
+        first = await stack.enter_async_context(open_store(store_dsn, options=QUICK))
         assert list(await first.feed.claim(16)) == list(range(16))
-        async with open_store(postgres_dsn, options=QUICK) as second:
+        async with open_store(store_dsn, options=QUICK) as second:
 
             async def shared() -> bool:
                 mine, theirs = await first.feed.claim(16), await second.feed.claim(16)
@@ -248,15 +248,15 @@ async def test_only_one_process_advances_the_ticks(postgres_dsn: str) -> None:
     await connection.close()
 
 
-async def test_a_change_of_another_process_ends_the_wait_for_changes(postgres_dsn: str) -> None:
-    async with opened(postgres_dsn) as store, open_store(postgres_dsn, options=QUICK) as other:
+async def test_a_change_of_another_process_ends_the_wait_for_changes(store_dsn: str) -> None:
+    async with opened(store_dsn) as store, open_store(store_dsn, options=QUICK) as other:
         pull = asyncio.ensure_future(other.outbox.pull(10, BOUND_SECONDS))
         await put(store, KEY, "r0", "x")
         assert [entry.key for entry in await pull] == [KEY]
 
 
-async def test_counters_and_parked_events_move_with_the_position(postgres_dsn: str) -> None:
-    async with opened(postgres_dsn) as store:
+async def test_counters_and_parked_events_move_with_the_position(store_dsn: str) -> None:
+    async with opened(store_dsn) as store:
         parked = Parked(5, 2, KEY, "not a record", b"\xff")
         await store.transfers.apply([], FeedStep((Position(5, 0, 3), Position(6, 0, 1)), (parked,), skipped=3))
         state = await store.feed.state()
@@ -312,8 +312,8 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
             pass
 
 
-async def test_work_that_starts_again_without_end_is_given_up(postgres_dsn: str) -> None:
-    async with opened(postgres_dsn) as store:
+async def test_work_that_starts_again_without_end_is_given_up(store_dsn: str) -> None:
+    async with opened(store_dsn) as store:
         tries = 0
 
         async def never(connection: Any) -> None:
@@ -363,7 +363,7 @@ async def is_blocked(connection: Any) -> bool:
     )
 
 
-async def test_no_event_of_the_log_stops_the_feed(postgres_dsn: str) -> None:
+async def test_no_event_of_the_log_stops_the_feed(store_dsn: str) -> None:
     def event(name: str, part: str = "", **odd: object) -> Event:
         message = record_to_pb(record_of(row_of(name, (0, 1), Store.A), served_of("r", (0, 1))))
         for field, value in odd.items():
@@ -381,7 +381,7 @@ async def test_no_event_of_the_log_stops_the_feed(postgres_dsn: str) -> None:
     ]
     log = MemoryEventLog(1)
     await log.append(events)
-    async with open_store(postgres_dsn) as store:
+    async with open_store(store_dsn) as store:
 
         async def open_log() -> MemoryEventLog:
             return log

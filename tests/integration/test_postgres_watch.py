@@ -34,12 +34,12 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(postgres_dsn: str) -> AsyncIterator[Rig]:
-    async with open_store(postgres_dsn) as store:
+async def rig(store_dsn: str) -> AsyncIterator[Rig]:
+    async with open_store(store_dsn) as store:
         await own(store, [EARLY, LATE])
         for key in (EARLY, LATE):
             await put(store, key, f"{key}-1", "one")
-        holder = await asyncpg.connect(postgres_dsn, command_timeout=20)
+        holder = await asyncpg.connect(store_dsn, command_timeout=20)
         try:
             yield Rig(store, holder)
         finally:

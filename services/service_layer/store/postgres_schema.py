@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -85,10 +86,12 @@ async def _check(engine: AsyncEngine) -> str:
 
 
 def _upgrade(connection: Connection) -> None:
-    _refuse_newer(_version(connection))
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    version = _version(connection)
+    _refuse_newer(version)
+    if version != _head():
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
 
 
 def _version(connection: Connection) -> str | None:
@@ -99,8 +102,7 @@ def _version(connection: Connection) -> str | None:
 
 
 def _refuse_newer(version: str | None) -> None:
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if version is not None and version not in known:
+    if version is not None and version not in _versions():
         raise NewerSchema(
             f"database schema: {version} is newer than {_head()}, the newest that this program supports:"
             " run the newer program or restore an older backup"
@@ -114,6 +116,10 @@ def _config() -> Config:
 
 
 def _head() -> str:
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None, "there is a migration"
-    return head
+    return _versions()[0]
+
+
+@cache
+def _versions() -> tuple[str, ...]:
+    """The versions that this program knows, newest first. To read them from the files takes longer than a query."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
