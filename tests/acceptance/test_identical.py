@@ -115,6 +115,7 @@ async def listen(world: World) -> Heard:
         Walk.open(world.controls, "acceptance", world.token) as walk,
     ):
         clients = {name: client.at(ways[client.endpoint]) for name, client in OLD_CLIENTS.items()}
+        walk.counts_records = False
         await walk.backfill()
         for phase in PHASES:
             await reach(walk, phase)

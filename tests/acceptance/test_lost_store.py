@@ -54,6 +54,7 @@ async def test_a_store_that_is_lost_with_its_disk_takes_no_answered_write_with_i
     load = Load(LoadPlan(calls_per_second=100, retry_seconds=0.5, fresh_share=0.5), world.routers, tmp_path / "history")
     async with world.running():
         async with Walk.open(world.controls, "acceptance", world.token) as walk:
+            walk.counts_records = False
             await walk.backfill()
             for _ in range(4):
                 await walk.advance(REASON)

@@ -116,6 +116,7 @@ async def half_moved(world: World, directory: Path) -> AsyncIterator[Site]:
         readers = await stack.enter_async_context(open_readers(world.stores))
         log = await stack.enter_async_context(open_event_log(world.servers.event_log))
         walk.patience_seconds = 90.0
+        walk.counts_records = False
         before = await readers[0].export()
         await walk.backfill()
         async with load.running():

@@ -180,6 +180,7 @@ async def all_at_b(directory: Path, records: int, **settings: str) -> AsyncItera
         await stack.enter_async_context(world.running())
         walk = await stack.enter_async_context(Walk.open(world.controls, "acceptance", world.token))
         walk.patience_seconds = BOUND_SECONDS
+        walk.counts_records = False
         await walk.backfill()
         for step in ("SHADOW", "DUAL_WRITE", "DUAL_READ", "CUTOVER"):
             await walk.advance(REASON)

@@ -50,7 +50,7 @@ class Move:
     started: float
     ended: float
     records: int
-    """Change of the number of records that B owns."""
+    """Change of the number of records that B owns; 0 if the walk does not count them."""
 
     @property
     def seconds(self) -> float:
@@ -87,6 +87,8 @@ class Walk:
     actor: str
     token: str = ""
     patience_seconds: float = 60.0
+    counts_records: bool = True
+    """Whether a move reports how many records it moved: the walk waits OBSERVED_SECONDS after each move to see them."""
     moves: list[Move] = field(default_factory=list)
     overrides: int = 0
     """Steps that were made although their gates did not pass, with a reason that the journal keeps."""
@@ -327,8 +329,10 @@ class Walk:
     async def _moved(self, before: pb.GetStatusResponse, started: float) -> Move:
         after = await self.settled()
         ended = time.monotonic()
-        await asyncio.sleep(OBSERVED_SECONDS)
-        records = abs(owned_by_b(await self.status()) - owned_by_b(before))
+        records = 0
+        if self.counts_records:
+            await asyncio.sleep(OBSERVED_SECONDS)
+            records = abs(owned_by_b(await self.status()) - owned_by_b(before))
         move = Move(phase_name(before.setting), phase_name(after.setting), started, ended, records)
         self.moves.append(move)
         return move
