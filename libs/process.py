@@ -10,6 +10,7 @@ import os
 import re
 import signal
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -85,6 +86,10 @@ class ProcessSettings(Settings):
     """Replicas of a topic that this process creates."""
     event_log_min_insync_replicas: Annotated[int, Field(ge=1, le=16)] = 2
     """In-sync replicas that must confirm an event, for a topic that this process creates."""
+
+    event_keys: Path | None = None
+    """TOML file with the keys of events' authentication codes. A router with keys signs all events. The file is read
+    again when it changes."""
 
     http: Annotated[str, AfterValidator(check_optional_address)] = ""
     """Address of the HTTP listener (REST, Connect, gRPC-Web, MCP), host:port. Empty: no HTTP listener."""

@@ -754,7 +754,45 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "trust.roles": Requirement("Each operator's verb needs its role; the journal names the authenticated actor"),
     "trust.tls": Requirement("TLS on every leg, Kafka with SASL, certificates and tokens reload without a restart"),
-    "trust.events": Requirement("An event without a valid authentication code is never applied"),
+    "trust.events": Requirement(
+        "An event without a valid authentication code is never applied",
+        _in(
+            "contracts/test_event_codes.py",
+            "a_golden_event_has_the_golden_code",
+            "each_code_is_that_of_the_description",
+            "the_code_of_one_event_is_right_for_no_other",
+            "a_rotation_leaves_no_event_without_a_right_code",
+        )
+        + _in("unit/test_key_ring.py", "a_changed_file_is_read_again_and_a_broken_one_leaves_the_last_good_ring")
+        + _in(
+            "unit/test_backend_event_auth.py",
+            "a_message_without_a_right_code_is_parked_with_its_headers_and_changes_nothing",
+            "events_that_were_in_the_log_when_the_check_began_are_applied_and_later_ones_need_a_code",
+            "all_events_of_a_log_that_replaced_another_one_need_a_code",
+            "a_parked_event_without_a_code_is_not_applied_after_the_check_was_switched_off",
+            "a_replayed_record_is_taken_only_from_a_router_that_checks_codes",
+            "a_store_gives_its_changes_only_to_a_relay_that_signs",
+            "a_forged_seizure_of_a_far_term_changes_nothing_in_any_mode",
+        )
+        + _in(
+            "contracts/test_store_queues.py",
+            "only_the_last_events_without_a_code_are_kept_and_all_others",
+            "an_event_without_a_code_takes_the_place_of_no_other_one",
+            "where_the_check_of_codes_starts_is_recorded_once",
+        )
+        + _in(
+            "integration/test_event_auth.py",
+            "every_kind_of_message_that_a_router_sends_has_a_right_code",
+            "a_store_keeps_its_changes_from_a_relay_that_does_not_sign_and_another_one_takes_over",
+            "a_replay_gives_older_events_only_after_confirmation_and_forged_ones_never",
+            "each_event_is_shown_with_the_state_of_its_code",
+            "events_without_a_code_are_alarmed_and_dropped_together",
+        )
+        + _in(
+            "acceptance/test_event_auth.py",
+            "codes_are_switched_on_and_rotated_under_load_and_a_forged_event_changes_nothing",
+        ),
+    ),
     "trust.limits": Requirement(
         "No caller can exhaust a listener, a process's memory or another caller's share",
         _in(

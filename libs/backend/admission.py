@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from libs.backend.evidence import by_buckets, by_identity, by_place, by_terms, read_terms
+from libs.backend.event_auth import EventAuth
+from libs.backend.evidence import by_buckets, by_identity, by_place, by_terms, is_near, read_terms
 from libs.backend.lost_rows import RowCount
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.identity import LogReplaced, Mark, check_log, mark_of
@@ -121,8 +122,11 @@ class Admission:
         open_log: Callable[[], Awaitable[EventLog]],
         ask_other: AskOther | None,
         read: Callable[[Event], Record],
+        auth: EventAuth | None = None,
     ) -> None:
-        """`ask_other`: None if the other store's address is not set. `read`: as `Arrivals.read`."""
+        """`ask_other`: None if the other store's address is not set. `read`: as `Arrivals.read`. `auth`: None if events
+        need no code; an event that is refused is no evidence."""
+        self._auth = auth or EventAuth("off", "", ports.feed)
         self._scanning: _Scan | None = None
         self._since: Mapping[int, int] = {}
         """Position of the feed before the evidence was read."""
@@ -157,7 +161,7 @@ class Admission:
 
     def twin(self) -> Admission:
         """Another admission of the same store, with a scan of its own."""
-        return Admission(self._ports, self._open_log, self._ask_other, self._read)
+        return Admission(self._ports, self._open_log, self._ask_other, self._read, self._auth)
 
     async def recheck(self) -> str:
         """Repeat the check of a store that admission has fenced, and reopen it if the evidence is gone: it may have
@@ -246,6 +250,7 @@ class Admission:
 
     async def _read_log(self, fenced: Mapping[int, int] | None) -> str:
         """Raises OffsetGone, StillReading."""
+        await self._auth.learn()
         if self._scanning is not None:
             async with asyncio.timeout(ASK_SECONDS):
                 event_log = await self._open_log()
@@ -306,7 +311,8 @@ class Admission:
             for stored in found:
                 last[stored.partition] = stored
                 scan.positions[stored.partition] = stored.offset + 1
-                self._note(scan.seen, stored.event)
+                if not self._auth.why_refused(stored):
+                    self._note(scan.seen, stored.event)
             if len(scan.seen.mine) + len(scan.seen.theirs) >= _READ_KEYS and (
                 reason := await self._forgotten(scan.seen)
             ):
@@ -350,7 +356,8 @@ class Admission:
                 for made, by in made_by:
                     # A change of an older term than the bucket's no longer counts. A change of a higher term counts
                     # only if a terms event confirms the term: other programs may write to the log.
-                    known = max(found.bucket_owner.term, seen.announced.get(found.bucket_owner.bucket, 0))
+                    announced, term = seen.announced.get(found.bucket_owner.bucket, 0), found.bucket_owner.term
+                    known = announced if is_near(announced, term) else term
                     if made > found.version and found.bucket_owner.term <= made.term <= known:
                         return (
                             f"the log has version {made.term}-{made.revision} of {found.key!r}, which {by} store made,"

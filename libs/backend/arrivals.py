@@ -1,4 +1,5 @@
-"""Checks of events before they are applied: any program that reaches the topic may write to it.
+"""Checks of events before they are applied: any program that reaches the topic may write to it. Codes, if they are
+required, are checked first (`libs.backend.event_auth`).
 
 An event is applied if its bytes are a record of its key, the record fits the contract, its revision leaves room for
 later ones, and its term is known. A higher term fences this store as seized and voids every later record of the old
@@ -13,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 import grpc
 
 from libs.backend.admission import AskOther
-from libs.backend.evidence import by_terms
+from libs.backend.event_auth import EventAuth
+from libs.backend.evidence import by_terms, is_near
 from libs.eventlog.headers import unpack
 from libs.eventlog.port import Event, why_unreadable
 from libs.ownership.model import Record, Row, bucket_of
@@ -29,7 +31,11 @@ Check = Callable[[Row], None]
 class Arrivals:
     """Event checks of one store. `ask_other`: None if the other store's address is not set."""
 
-    def __init__(self, ports: StorePorts, check: Check, ask_other: AskOther | None = None) -> None:
+    def __init__(
+        self, ports: StorePorts, check: Check, ask_other: AskOther | None = None, auth: EventAuth | None = None
+    ) -> None:
+        """`auth`: None if events need no code."""
+        self.auth = auth or EventAuth("off", "", ports.feed)
         self._ports = ports
         self._check = check
         self._ask_other = ask_other
@@ -66,13 +72,15 @@ class Arrivals:
         known = {one.bucket: one.term for one in await self._ports.transfers.bucket_owners(sorted(terms))}
         if any(term > known[bucket] for bucket, term in terms.items()):
             there = await self._terms_there()
-            confirmed = {bucket: there[bucket] for bucket in terms if there.get(bucket, 0) > known[bucket]}
+            confirmed = {bucket: there[bucket] for bucket in terms if is_near(there.get(bucket, 0), known[bucket])}
             await fence_if_seized(self._ports, confirmed)
             known |= confirmed
         return [one for one in records if one.row.version.term > known.get(bucket_of(one.row.key), 0)]
 
     async def retry(self, parked: Parked) -> tuple[str, bool]:
         """Apply a parked event if it passes now. Returns why it does not, and whether the store has changed."""
+        if why := self.auth.why_parked(parked):
+            return why, False
         try:
             record = self.read(Event(parked.key, parked.event, unpack(parked.headers)))
         except UnreadableRecord as error:
@@ -121,4 +129,5 @@ async def fence_if_seized(ports: StorePorts, terms: Mapping[int, int]) -> None:
     bucket_owners = await ports.transfers.bucket_owners(sorted(terms))
     if seized := by_terms(bucket_owners, terms):
         await ports.recovery.fence(seized)
-        await ports.seizures.take_terms([take_term(one, terms[one.bucket]) for one in bucket_owners])
+        higher = [one for one in bucket_owners if is_near(terms[one.bucket], one.term)]
+        await ports.seizures.take_terms([take_term(one, terms[one.bucket]) for one in higher])

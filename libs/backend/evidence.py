@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.message import DecodeError
 
 from libs.eventlog.port import Event
-from libs.ownership.limits import MAX_REVISION
+from libs.ownership.limits import MAX_REVISION, MAX_TERM_STEP
 from libs.ownership.model import BUCKETS, BucketOwner, Store
 from libs.ownership.terms import TERMS_TYPE, seizer_of
 from libs.ownership.wire import STORES
@@ -59,9 +59,14 @@ def by_buckets(mine: Sequence[BucketOwner], theirs: Sequence[BucketOwner], me: S
 def by_terms(mine: Sequence[BucketOwner], terms: Mapping[int, int]) -> str:
     """`terms`: terms of seizures in the log."""
     for here in mine:
-        if terms.get(here.bucket, 0) > here.term:
+        if is_near(terms.get(here.bucket, 0), here.term):
             return _seized(here.bucket, terms[here.bucket])
     return ""
+
+
+def is_near(term: int, known: int) -> bool:
+    """Whether a term is higher than the known one, and near enough for seizures to have led there."""
+    return known < term <= known + MAX_TERM_STEP
 
 
 def _seized(bucket: int, term: int) -> str:

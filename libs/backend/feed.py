@@ -134,6 +134,7 @@ class ApplyLoop:
             loop.well()
             await asyncio.sleep(NOTHING_CLAIMED_SECONDS)
             return
+        await self.arrivals.auth.begin(log)
         feed = self._ports.feed
         claimed = tuple(await feed.claim(log.partitions))
         if not claimed:
@@ -153,6 +154,7 @@ class ApplyLoop:
                 if self._clock.monotonic() >= claim_at:
                     if tuple(await feed.claim(log.partitions)) != claimed:
                         return
+                    await self.arrivals.auth.begin(log)
                     claim_at = self._clock.monotonic() + CLAIM_SECONDS
 
     async def read_once(self, log: EventLog, reader: LogReader, positions: dict[int, int]) -> None:
@@ -192,6 +194,7 @@ class ApplyLoop:
         log = await self._open_log()
         ends = {partition: end for partition, (_, end) in (await log.ends()).items()}
         await self._ports.feed.restart(ends)
+        await self.arrivals.auth.learn()
         self.replaced = ""
         return ends
 
@@ -238,6 +241,9 @@ class ApplyLoop:
 
     def _sort_event(self, batch: _Batch, stored: Stored) -> None:
         event = stored.event
+        if why := self.arrivals.auth.why_refused(stored):
+            batch.parked.append(self._parked(stored, why, unauthenticated=True))
+            return
         if not event.key and self._is_system(batch, event):
             batch.skipped += 1
             self._note_terms(batch, event)
@@ -263,11 +269,12 @@ class ApplyLoop:
                 batch.parked.append(self._parked(stored, why_unconfirmed(record)))
         batch.arrived = [one for one in batch.arrived if id(one[1]) not in unconfirmed]
 
-    def _parked(self, stored: Stored, reason: str) -> Parked:
+    def _parked(self, stored: Stored, reason: str, *, unauthenticated: bool = False) -> Parked:
         event = stored.event
         # Replace NUL in the key, which is only shown: not every database stores it.
         key, reason = event.key.replace("\0", "\ufffd"), cut(reason, _REASON_BYTES)
-        return Parked(stored.partition, stored.offset, key, reason, event.value, pack(event.headers), self._topic)
+        headers = pack(event.headers)
+        return Parked(stored.partition, stored.offset, key, reason, event.value, headers, self._topic, unauthenticated)
 
     def _is_system(self, batch: _Batch, event: Event) -> bool:
         """Whether the event is not of a record. A heartbeat of the other store shows how far its events were read."""

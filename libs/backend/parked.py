@@ -39,6 +39,7 @@ class ParkedMethods(ReplicationServiceServicer):
                 event=event.event,
                 headers=[pb.ListParkedResponse.Header(name=name, value=value) for name, value in unpack(event.headers)],
                 topic=event.topic,
+                unauthenticated=event.unauthenticated,
             )
         return answer
 
@@ -57,4 +58,9 @@ class ParkedMethods(ReplicationServiceServicer):
 
     async def DropParked(self, request: pb.DropParkedRequest, context: Context) -> pb.DropParkedResponse:
         self._serving.check_copies()
-        return pb.DropParkedResponse(found=await self._ports.feed.drop(request.partition, request.offset))
+        feed = self._ports.feed
+        if request.unauthenticated:
+            dropped = await feed.drop_unauthenticated()
+        else:
+            dropped = int(await feed.drop(request.partition, request.offset))
+        return pb.DropParkedResponse(found=dropped > 0, dropped=dropped)

@@ -16,6 +16,7 @@ from libs.backend.admission import Admission, open_other
 from libs.backend.arrivals import Arrivals
 from libs.backend.audit import AuditApi, AuditParts
 from libs.backend.calls import Calls, Dependencies
+from libs.backend.event_auth import EventAuth
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.lost_rows import RowCountLoop
@@ -30,6 +31,8 @@ from libs.clock import Clock, SystemClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
 from libs.contract.schemas import NEWEST
+from libs.eventlog.address import log_name
+from libs.eventlog.key_ring import KeyFile
 from libs.eventlog.lazy import LazyEventLog
 from libs.locks.measured import MeasuredLocks
 from libs.locks.port import LockManager
@@ -134,6 +137,7 @@ async def open_backend(
     """A backend that listens and serves. The caller runs its loops. Raises BatonError if it cannot start."""
     clock = clock or SystemClock()
     token = read_token(settings.token_file) if settings.token_file else None
+    keys = KeyFile(settings.event_keys, clock) if settings.event_keys else None
     async with AsyncExitStack() as stack:
         ports = await stack.enter_async_context(backend.open_store())
         meter = await stack.enter_async_context(open_metrics(settings.metrics))
@@ -145,7 +149,8 @@ async def open_backend(
             log.warning("event_log: out of reach at the start, tried again while serving: %s", away)
         serving = Serving()
         ask_other = await stack.enter_async_context(open_other(settings.other, token)) if settings.other else None
-        arrivals = Arrivals(ports, backend.operations.check_row, ask_other)
+        auth = EventAuth(settings.event_auth, log_name(settings.event_log), ports.feed, keys)
+        arrivals = Arrivals(ports, backend.operations.check_row, ask_other, auth)
         feed = ApplyLoop(ports, event_log.get, clock, arrivals, lambda: serving.admitted)
         writes = Background(settings.writes, "writes")
         logged = LogWaits(ports.outbox, settings.log_wait_seconds, lambda: feed.replaced)
@@ -179,7 +184,7 @@ async def open_backend(
             router = await stack.enter_async_context(open_channel(settings.router))
             passing = Passing(router, settings.default_deadline_seconds)
         internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
-        admission = Admission(ports, event_log.get, ask_other, arrivals.read)
+        admission = Admission(ports, event_log.get, ask_other, arrivals.read, auth)
         admission_loop = AdmissionLoop(ports, admission, serving)
         recovery = RecoveryApi(ports, serving, admission_loop, feed)
         repair = RepairApi(backend.operations, ports, deps)

@@ -145,6 +145,9 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
                 clock_ahead_seconds=self._feed.clock_ahead_seconds,
                 log_replaced=self._feed.replaced,
                 log_adopted=self._feed.adopted,
+                event_auth=self._feed.arrivals.auth.mode,
+                event_keys=self._feed.arrivals.auth.key_ids,
+                event_keys_trouble=self._feed.arrivals.auth.trouble,
             ),
             vitals=vitals(facts.gauges),
         )
@@ -257,6 +260,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
         check_count(request.records, "records", MAX_RECORDS)
         refused: Sequence[int] = ()
         if request.from_log:
+            self._feed.arrivals.auth.check_replay(checked=request.checked)
             records, refused = await self._feed.arrivals.sift(request.records)
         else:
             records = [record_from_pb(record) for record in request.records]
@@ -303,6 +307,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
 
     async def PullChanges(self, request: pb.PullChangesRequest, context: Context) -> pb.PullChangesResponse:
         self._serving.check_copies()
+        self._feed.arrivals.auth.check_relay(request.relay_code)
         limit, wait_seconds = check_limit(request.limit, MAX_RECORDS), check_wait(request.wait_seconds)
         answer = pb.PullChangesResponse()
         if request.aside:

@@ -27,6 +27,10 @@ class BackendSettings(ProcessSettings):
     """File with the shared token of the internal listeners. Required if the internal listener accepts connections from
     other machines."""
 
+    event_auth: Literal["off", "sign", "require"] = "off"
+    """Authentication codes of events. off: none. sign: the store gives its changes only to routers that sign them.
+    require: in addition, an event without a right code is parked and never applied. Needs event_keys."""
+
     ack: Literal["committed", "logged"] = "committed"
     """When a write at the public listener is acknowledged: after its commit, or after its event is also in the event
     log. A router decides this for its own calls."""

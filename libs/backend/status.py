@@ -25,7 +25,18 @@ def locks_to_pb(process: str, locks: MeasuredLocks) -> pb.Locks:
 def count_feed(message: pb.Feed, state: FeedState) -> None:
     for partition, offset in state.next_offsets.items():
         message.next_offsets[partition] = offset
-    for name in ("read", "applied", "old", "parked", "journaled", "parked_now"):
+    for partition, offset in state.checked_from.items():
+        message.checked_from[partition] = offset
+    for name in (
+        "read",
+        "applied",
+        "old",
+        "parked",
+        "journaled",
+        "parked_now",
+        "unauthenticated",
+        "unauthenticated_now",
+    ):
         setattr(message, name, getattr(state, name))
 
 

@@ -23,6 +23,10 @@ MAX_REVISION = 2**62 - 1
 """Maximum revision of a record in an event, and maximum term. No record reaches it by its own changes, and it is half
 of a database's largest integer."""
 
+MAX_TERM_STEP = 1000
+"""Terms that a store may be behind when it learns of a seizure. A seizure, which a person orders, raises a term by at
+most 2. So a forged event cannot use up the numbers of terms."""
+
 MAX_STORED_REVISION = 2**63 - 1
 """Largest integer of a database. A revision above MAX_REVISION can only come from an event that was applied
 unchecked."""

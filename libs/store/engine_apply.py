@@ -9,6 +9,7 @@ from libs.ownership.model import BucketOwner, Record, Row, Served, bucket_of
 from libs.ownership.rules import is_newer, newest_of_each
 from libs.ownership.terms import Fate, Verdict, decide_apply
 from libs.store.engine_recovery import conflict_of, journal_rows
+from libs.store.limits import UNAUTHENTICATED_BYTES, UNAUTHENTICATED_EVENTS
 from libs.store.port import Applied, FeedStep, UnknownPartition
 from libs.store.recovery import Why
 from libs.store.transaction import Counts, Put, PutBucket, StartAgain, Transaction
@@ -110,9 +111,11 @@ async def follow(tx: Transaction, records: Sequence[Record], step: FeedStep, by:
     if not await tx.move(step.positions):
         raise UnknownPartition
     await tx.park(step.parked)
+    if unauthenticated := sum(one.unauthenticated for one in step.parked):
+        await tx.trim_unauthenticated(UNAUTHENTICATED_EVENTS, UNAUTHENTICATED_BYTES)
     applied, old = await by(tx, records)
     journaled = len(records) - applied - old
-    await tx.count(step, Counts(applied, old + step.skipped, len(step.parked), journaled))
+    await tx.count(step, Counts(applied, old + step.skipped, len(step.parked), journaled, unauthenticated))
     return Applied(applied, old)
 
 

@@ -71,5 +71,9 @@ LIST_ROWS = 20_000
 LIST_SECONDS = 0.1
 """A page ends after LIST_ROWS rows or LIST_SECONDS, even if it is not full."""
 
+UNAUTHENTICATED_EVENTS = 1000
+UNAUTHENTICATED_BYTES = 64 * 1024 * 1024
+"""Parked events without a right code: so many are kept, the last ones, and not more bytes than this."""
+
 PRUNE_ROWS = 500
 """Maximum number of served requests that one call of `prune` removes."""

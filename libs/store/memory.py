@@ -106,7 +106,8 @@ class _Feed:
     transactions: MemoryTransactions
 
     async def state(self) -> FeedState:
-        return replace(self.memory.feed, parked_now=len(self.memory.parked))
+        unauthenticated = sum(one.unauthenticated for one in self.memory.parked.values())
+        return replace(self.memory.feed, parked_now=len(self.memory.parked), unauthenticated_now=unauthenticated)
 
     async def parked(self, limit: int, position: tuple[int, int] | None = None) -> list[Parked]:
         parked = self.memory.parked
@@ -123,9 +124,29 @@ class _Feed:
         async with self.memory.lock:
             return self.memory.parked.pop((partition, offset), None) is not None
 
+    async def drop_unauthenticated(self) -> int:
+        async with self.memory.lock:
+            found = [at for at, one in self.memory.parked.items() if one.unauthenticated]
+            for at in found:
+                del self.memory.parked[at]
+            return len(found)
+
     async def restart(self, next_offsets: Mapping[int, int]) -> None:
         async with self.memory.lock:
-            self.memory.feed = replace(self.memory.feed, next_offsets=dict(next_offsets), marks={})
+            checked = dict.fromkeys(self.memory.feed.checked_from, 0)
+            self.memory.feed = replace(
+                self.memory.feed, next_offsets=dict(next_offsets), marks={}, checked_from=checked
+            )
+
+    async def start_checking(self, offsets: Mapping[int, int]) -> Mapping[int, int]:
+        async with self.memory.lock:
+            if not self.memory.feed.checked_from:
+                self.memory.feed = replace(self.memory.feed, checked_from=dict(offsets))
+            return self.memory.feed.checked_from
+
+    async def stop_checking(self) -> None:
+        async with self.memory.lock:
+            self.memory.feed = replace(self.memory.feed, checked_from={})
 
     async def claim(self, partitions: int) -> Sequence[int]:
         return range(partitions)

@@ -155,7 +155,20 @@ class MemoryTransaction:
         return True
 
     async def park(self, parked: Sequence[Parked]) -> None:
-        self.state.parked.update({(one.partition, one.offset): one for one in parked})
+        for one in parked:
+            at = one.partition, one.offset
+            before = self.state.parked.get(at)
+            if before is None or before.unauthenticated or not one.unauthenticated:
+                self.state.parked.pop(at, None)
+                self.state.parked[at] = one
+
+    async def trim_unauthenticated(self, events: int, size: int) -> None:
+        count = total = 0
+        for at, one in reversed(list(self.state.parked.items())):
+            if one.unauthenticated:
+                count, total = count + 1, total + len(one.event) + len(one.headers)
+                if count > 1 and (count > events or total > size):
+                    del self.state.parked[at]
 
     async def unpark(self, partition: int, offset: int) -> bool:
         return self.state.parked.pop((partition, offset), None) is not None
@@ -168,6 +181,7 @@ class MemoryTransaction:
             old=feed.old + counts.old,
             parked=feed.parked + counts.parked,
             journaled=feed.journaled + counts.journaled,
+            unauthenticated=feed.unauthenticated + counts.unauthenticated,
         )
 
     async def disputed(self, bucket: int) -> bool:

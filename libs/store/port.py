@@ -114,6 +114,8 @@ class Parked:
     """Headers of its message, packed by `libs.eventlog.headers`."""
     topic: str = ""
     """The log that contains it; "" if an earlier version of the program parked it."""
+    unauthenticated: bool = False
+    """Whether it has no right code. Only the last ones are kept (`libs.store.limits`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,12 @@ class FeedState:
     parked: int = 0
     journaled: int = 0
     parked_now: int = 0
+    unauthenticated: int = 0
+    """Parked events without a right code, those that are no longer kept included."""
+    unauthenticated_now: int = 0
+    """Part of `parked_now`."""
+    checked_from: Mapping[int, int] = field(default_factory=dict)
+    """Offset by partition from which on each event needs a right code; empty if none does."""
 
     @property
     def read(self) -> int:
@@ -216,8 +224,21 @@ class Feed(Protocol):
         """Remove a parked event from the list without applying it. Return False if there is none."""
         ...
 
+    async def drop_unauthenticated(self) -> int:
+        """Remove all unauthenticated events from the list. Return how many."""
+        ...
+
     async def restart(self, next_offsets: Mapping[int, int]) -> None:
-        """Move the feed to these offsets of another log, forward or back, and remove the marks."""
+        """Move the feed to these offsets of another log, forward or back, and remove the marks. If events need a code,
+        all events of that log do."""
+        ...
+
+    async def start_checking(self, offsets: Mapping[int, int]) -> Mapping[int, int]:
+        """Record from which offsets on events need a right code, unless that is recorded. Return what is recorded."""
+        ...
+
+    async def stop_checking(self) -> None:
+        """Remove the record of `start_checking`."""
         ...
 
     async def claim(self, partitions: int) -> Sequence[int]:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.ownership.model import Record, Version
@@ -114,42 +115,77 @@ class SqliteFeed:
     async def drop(self, partition: int, offset: int) -> bool:
         return await self.core.database.write(partial(drop, partition, offset), background=True)
 
+    async def drop_unauthenticated(self) -> int:
+        return await self.core.database.write(_drop_unauthenticated, background=True)
+
     async def restart(self, next_offsets: Mapping[int, int]) -> None:
         await self.core.database.write(partial(_restart, list(next_offsets.items())), background=True)
+
+    async def start_checking(self, offsets: Mapping[int, int]) -> Mapping[int, int]:
+        return await self.core.database.write(partial(_start_checking, list(offsets.items())), background=True)
+
+    async def stop_checking(self) -> None:
+        await self.core.database.write(_stop_checking, background=True)
 
     async def claim(self, partitions: int) -> Sequence[int]:
         """Return all partitions: the file has one process."""
         return range(partitions)
 
 
+def _drop_unauthenticated(connection: sqlite3.Connection) -> int:
+    return connection.execute("DELETE FROM parked WHERE unauthenticated").rowcount
+
+
 def _restart(offsets: Sequence[tuple[int, int]], connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM progress")
     connection.executemany("INSERT INTO progress (part, next) VALUES (?, ?)", offsets)
+    connection.execute("UPDATE checked_from SET start = 0")
+
+
+def _start_checking(offsets: Sequence[tuple[int, int]], connection: sqlite3.Connection) -> dict[int, int]:
+    recorded = dict(connection.execute("SELECT part, start FROM checked_from").fetchall())
+    if not recorded:
+        connection.executemany("INSERT INTO checked_from VALUES (?, ?)", offsets)
+    return recorded or dict(offsets)
+
+
+def _stop_checking(connection: sqlite3.Connection) -> None:
+    connection.execute("DELETE FROM checked_from")
 
 
 def _feed_state(connection: sqlite3.Connection) -> FeedState:
     """Read offsets and counters in one statement, so that they are of one moment."""
     offsets: dict[int, int] = {}
     marks: dict[int, str] = {}
+    checked_from: dict[int, int] = {}
     counters: dict[str, int] = {}
     found = connection.execute(
         "SELECT 'next', part, next, mark FROM progress UNION ALL SELECT name, 0, value, '' FROM counter"
         " UNION ALL SELECT 'parked_now', 0, count(*), '' FROM parked"
+        " UNION ALL SELECT 'unauthenticated_now', 0, count(*), '' FROM parked WHERE unauthenticated"
+        " UNION ALL SELECT 'from', part, start, '' FROM checked_from"
     )
     for name, part, value, mark in found:
         if name == "next":
             offsets[part], marks[part] = value, mark
+        elif name == "from":
+            checked_from[part] = value
         else:
             counters[name] = value
-    return FeedState(offsets, marks, **counters)
+    return FeedState(offsets, marks, **counters, checked_from=checked_from)
 
 
-_PARKED = "SELECT part, at, key, reason, event, headers, topic FROM parked"
+_PARKED = "SELECT part, at, key, reason, event, headers, topic, unauthenticated FROM parked"
+
+
+def _parked_from(values: Sequence[Any]) -> Parked:
+    part, at, key, reason, event, headers, topic, unauthenticated = values
+    return Parked(part, at, key, reason, event, headers, topic, bool(unauthenticated))
 
 
 def _parked_after(position: tuple[int, int], limit: int, connection: sqlite3.Connection) -> list[Parked]:
     found = connection.execute(f"{_PARKED} WHERE (part, at) > (?, ?) ORDER BY part, at LIMIT ?", (*position, limit))
-    return [Parked(*values) for values in found]
+    return [_parked_from(values) for values in found]
 
 
 def _parked(limit: int, position: tuple[int, int] | None, connection: sqlite3.Connection) -> list[Parked]:
@@ -157,7 +193,7 @@ def _parked(limit: int, position: tuple[int, int] | None, connection: sqlite3.Co
         f"{_PARKED} WHERE ?1 IS NULL OR part = ?1 AND at = ?2 ORDER BY rowid LIMIT ?3",
         (*(position or (None, None)), limit),
     )
-    return [Parked(*values) for values in found]
+    return [_parked_from(values) for values in found]
 
 
 @dataclass(frozen=True)

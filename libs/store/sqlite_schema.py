@@ -81,6 +81,13 @@ PARKED_MESSAGE = (
 )
 """Headers and topic of a parked event's message."""
 
+CODE_TABLES = (
+    "ALTER TABLE parked ADD COLUMN unauthenticated INTEGER NOT NULL DEFAULT 0",
+    "CREATE TABLE checked_from (part INTEGER PRIMARY KEY, start INTEGER NOT NULL)",
+    "INSERT INTO counter VALUES ('unauthenticated', 0)",
+)
+"""Parked events without a right code, and the offsets from which on events need one."""
+
 PROGRESS_MARK = ("ALTER TABLE progress ADD COLUMN mark TEXT NOT NULL DEFAULT ''",)
 """Mark of the last event that was read of a partition."""
 

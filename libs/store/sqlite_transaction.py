@@ -24,7 +24,19 @@ _BUCKETS = f"SELECT {BUCKET} FROM json_each(?) n JOIN bucket b ON b.bucket = n.v
 _PUT_BUCKET = (
     "UPDATE bucket SET term = ?, version = ?, owner = ? WHERE bucket = ? AND (term, version, owner) = (?, ?, ?)"
 )
-_PARK = "INSERT OR REPLACE INTO parked (part, at, key, reason, event, headers, topic) VALUES (?, ?, ?, ?, ?, ?, ?)"
+# Of two events at one place of two logs, one without a right code makes no other one go.
+_PARK = (
+    "INSERT OR REPLACE INTO parked (part, at, key, reason, event, headers, topic, unauthenticated)"
+    " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
+    " WHERE NOT (?8 AND EXISTS (SELECT 1 FROM parked WHERE part = ?1 AND at = ?2 AND NOT unauthenticated))"
+)
+# events, bytes
+_TRIM = (
+    "DELETE FROM parked WHERE rowid IN (SELECT id FROM (SELECT rowid AS id,"
+    " row_number() OVER newest AS number, sum(length(event) + length(headers)) OVER newest AS size"
+    " FROM parked WHERE unauthenticated WINDOW newest AS (ORDER BY rowid DESC))"
+    " WHERE number > 1 AND (number > ?1 OR size > ?2))"
+)
 _OPEN = "SELECT 1 FROM conflict WHERE bucket = ? AND resolution = '' LIMIT 1"
 
 
@@ -157,6 +169,9 @@ class SqliteTransaction:
 
     async def park(self, parked: Sequence[Parked]) -> None:
         self._connection.executemany(_PARK, [astuple(one) for one in parked])
+
+    async def trim_unauthenticated(self, events: int, size: int) -> None:
+        self._connection.execute(_TRIM, (events, size))
 
     async def unpark(self, partition: int, offset: int) -> bool:
         return drop(partition, offset, self._connection)

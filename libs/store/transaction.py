@@ -71,6 +71,7 @@ class Counts(NamedTuple):
     old: int
     parked: int
     journaled: int
+    unauthenticated: int
 
 
 class Transaction(Protocol):
@@ -170,7 +171,13 @@ class Transaction(Protocol):
         ...
 
     async def park(self, parked: Sequence[Parked]) -> None:
-        """Store these events. Each replaces another event of its partition and offset."""
+        """Store these events. Each replaces another event of its partition and offset, but an unauthenticated event
+        replaces only another unauthenticated one."""
+        ...
+
+    async def trim_unauthenticated(self, events: int, size: int) -> None:
+        """Remove all parked unauthenticated events but the last ones: at most so many, with at most `size` bytes of
+        values and headers. The last one always stays."""
         ...
 
     async def unpark(self, partition: int, offset: int) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from libs.ownership.errors import OutboxFull
 from libs.ownership.model import Answered, Changed, Outcome
-from libs.store.limits import PULL_BYTES, OutboxLimits
+from libs.store.limits import PULL_BYTES, UNAUTHENTICATED_BYTES, UNAUTHENTICATED_EVENTS, OutboxLimits
 from libs.store.port import FeedStep, Parked, Position, StorePorts, UnknownPartition
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import (
@@ -181,6 +181,57 @@ class TestFeed:
         await store.feed.restart({3: 4})
         await store.transfers.apply([], self._step(store, 4, 5, new))
         assert await store.feed.parked(10) == [new]
+
+    async def test_an_event_without_a_code_takes_the_place_of_no_other_one(self, store: StorePorts) -> None:
+        right = Parked(3, 4, KEY, "why", b"right")
+        forged, again = (Parked(3, at, KEY, "no code", b"%d" % at, unauthenticated=True) for at in (4, 5))
+        await store.transfers.apply([], self._step(store, 0, 5, right))
+        await store.transfers.apply([], self._step(store, 5, 6, forged, again))
+        await store.transfers.apply([], self._step(store, 6, 7, replace(again, event=b"newer")))
+        assert await store.feed.parked(10) == [right, replace(again, event=b"newer")]
+        await store.transfers.apply([], self._step(store, 7, 8, replace(right, offset=5)))
+        assert await store.feed.parked(10) == [right, replace(right, offset=5)]
+
+    async def test_only_the_last_events_without_a_code_are_kept_and_all_others(self, store: StorePorts) -> None:
+        others = [Parked(3, offset, KEY, "why", b"other") for offset in (0, UNAUTHENTICATED_EVENTS + 20)]
+        forged = [
+            Parked(3, offset, KEY, "no code", b"forged", b"h", "topic", unauthenticated=True)
+            for offset in range(1, UNAUTHENTICATED_EVENTS + 20)
+        ]
+        await store.transfers.apply([], self._step(store, 0, 5, others[0], *forged[:500]))
+        await store.transfers.apply([], self._step(store, 5, 9, *forged[500:], others[1]))
+        state = await store.feed.state()
+        assert (state.parked_now, state.unauthenticated_now) == (UNAUTHENTICATED_EVENTS + 2, UNAUTHENTICATED_EVENTS)
+        assert (state.parked, state.unauthenticated) == (len(forged) + 2, len(forged))
+        assert await store.feed.parked(2 * UNAUTHENTICATED_EVENTS) == [others[0], *forged[19:], others[1]]
+        assert await store.feed.drop(3, forged[-1].offset)
+        assert (await store.feed.state()).unauthenticated_now == UNAUTHENTICATED_EVENTS - 1
+        assert await store.feed.drop_unauthenticated() == UNAUTHENTICATED_EVENTS - 1
+        assert await store.feed.parked(10) == others
+
+    async def test_large_events_without_a_code_make_room_for_later_ones(self, store: StorePorts) -> None:
+        size = UNAUTHENTICATED_BYTES // 8
+        forged = [Parked(3, offset, KEY, "no code", bytes(size), unauthenticated=True) for offset in range(10)]
+        for number, one in enumerate(forged):
+            await store.transfers.apply([], self._step(store, number, number + 1, one))
+        assert [one.offset for one in await store.feed.parked(20)] == [one.offset for one in forged[2:]]
+        larger = replace(forged[0], offset=10, event=bytes(UNAUTHENTICATED_BYTES + 1))
+        await store.transfers.apply([], self._step(store, 10, 11, larger))
+        assert [one.offset for one in await store.feed.parked(20)] == [10]
+
+    async def test_where_the_check_of_codes_starts_is_recorded_once(self, store: StorePorts) -> None:
+        assert (await store.feed.state()).checked_from == {}
+        assert await store.feed.start_checking({0: 5, 3: 0}) == {0: 5, 3: 0}
+        assert await store.feed.start_checking({0: 9, 3: 9, 4: 9}) == {0: 5, 3: 0}
+        await store.transfers.apply([], self._step(store, 0, 5))
+        state = await store.feed.state()
+        assert (state.checked_from, state.next_offsets) == ({0: 5, 3: 0}, {3: 5})
+        await store.feed.restart({0: 7, 3: 7})
+        assert (await store.feed.state()).checked_from == {0: 0, 3: 0}
+        await store.feed.stop_checking()
+        assert (await store.feed.state()).checked_from == {}
+        await store.feed.restart({0: 8})
+        assert (await store.feed.state()).checked_from == {}
 
     async def test_a_parked_event_is_found_by_its_place_and_dropped_without_being_applied(
         self, store: StorePorts

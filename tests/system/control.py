@@ -13,6 +13,8 @@ from uuid import uuid4
 from opentelemetry.metrics import NoOpMeter
 
 from libs.clock import SystemClock
+from libs.eventlog.codes import Codes
+from libs.eventlog.signed import SignedLog
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.rpc.channel import open_channel
@@ -68,10 +70,12 @@ APART = frozenset(
 
 
 @asynccontextmanager
-async def running_controlled_system(*, token: bytes | None = None, **system: Any) -> AsyncIterator[ControlledSystem]:
-    """The options of `running_system`. `token`: the token of the control listener."""
+async def running_controlled_system(
+    *, token: bytes | None = None, codes: Codes | None = None, **system: Any
+) -> AsyncIterator[ControlledSystem]:
+    """The options of `running_system`. `token`: the token of the control listener. `codes`: those of the router."""
     async with running_system(**system) as running, AsyncExitStack() as stack:
-        flows = _flows(running)
+        flows = _flows(running, codes)
         server = Server(ServerConfig("127.0.0.1:0", "control", token=token), [flows.control_api()])
         stack.push_async_callback(server.drain, 0.2)
         await server.start()
@@ -80,10 +84,17 @@ async def running_controlled_system(*, token: bytes | None = None, **system: Any
             yield ControlledSystem(running, flows, server.address, ControlServiceStub(channel.grpc), server)
 
 
-def _flows(running: System) -> SharedFlows:
+def _flows(running: System, codes: Codes | None) -> SharedFlows:
     """The shared flows of a router on this system."""
     connections = Connections(
-        running.control, running.log, running.stores, running.setting, running.switches, running.contract, NoOpMeter("")
+        running.control,
+        running.log if codes is None else SignedLog(running.log, codes),
+        codes,
+        running.stores,
+        running.setting,
+        running.switches,
+        running.contract,
+        NoOpMeter(""),
     )
     flows = SharedFlows(
         settings=RouterSettings(

@@ -14,6 +14,7 @@ import pytest
 from libs.backend.admission import Admission, AskOther
 from libs.backend.arrivals import Arrivals
 from libs.backend.calls import Calls, Dependencies
+from libs.backend.event_auth import EventAuth, Mode
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
@@ -24,6 +25,7 @@ from libs.backend.serving import AdmissionLoop, Serving
 from libs.clock import Clock, ManualClock
 from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
+from libs.eventlog.key_ring import KeyRing
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import EventLog
 from libs.locks.port import LockManager
@@ -82,6 +84,21 @@ class StoreServices(NamedTuple):
     admission_loop: AdmissionLoop
 
 
+@dataclass
+class HeldKeys:
+    """Keys that a test changes."""
+
+    ring: KeyRing
+    trouble: str = ""
+
+
+class Auth(NamedTuple):
+    """Authentication of a store's events."""
+
+    mode: Mode
+    keys: HeldKeys | None = None
+
+
 def store_services(
     store: Store,
     kit: Kit,
@@ -89,6 +106,7 @@ def store_services(
     log: MemoryEventLog,
     ask_other: AskOther | None,
     limits: OutboxLimits | None = None,
+    auth: Auth | None = None,
     **options: Any,
 ) -> StoreServices:
     """`options`: those of the calls' dependencies."""
@@ -98,14 +116,15 @@ def store_services(
     async def open_log() -> EventLog:
         return log
 
-    arrivals = Arrivals(ports, kit.operations.check_row, ask_other)
+    event_auth = EventAuth(auth.mode, log.name, ports.feed, auth.keys) if auth else EventAuth("off", "", ports.feed)
+    arrivals = Arrivals(ports, kit.operations.check_row, ask_other, event_auth)
     feed = ApplyLoop(ports, open_log, clock, arrivals)
     logged = LogWaits(ports.outbox, kit.log_wait_seconds, lambda: feed.replaced)
     dependencies = Dependencies(serving, background, clock, logged, behind_seconds=feed.behind_seconds, **options)
     calls = Calls(kit.operations, kit.contract, ports, dependencies)
     facts = StoreFacts(kit.schema_version, outbox=limits or OutboxLimits())
     # Without a question to the other store, admission can only ask the log.
-    admission_loop = AdmissionLoop(ports, Admission(ports, open_log, None, arrivals.read), serving)
+    admission_loop = AdmissionLoop(ports, Admission(ports, open_log, None, arrivals.read, event_auth), serving)
     internal: list[RawService | TypedService] = [
         calls.internal(),
         Replication(kit.operations, ports, feed, dependencies, facts).service(),
@@ -173,6 +192,7 @@ async def running_store(
     public_logged: bool = False,
     old: bool = False,
     ask_other: AskOther | None = None,
+    auth: Auth | None = None,
 ) -> AsyncIterator[OneStore]:
     """`router`: the address to which calls go that the store cannot answer. `old`: as the old service."""
     clock = ManualClock()
@@ -184,6 +204,7 @@ async def running_store(
         event_log,
         ask_other,
         limits,
+        auth,
         locks=locks,
         public_logged=public_logged,
         public_schema=1 if old else 0,

@@ -61,6 +61,7 @@ def parity(operation: str, a_seconds: float, b_seconds: float) -> Parity:
 GOOD = Evidence(
     lag_seconds=LIMITS[LAG],
     parked=0,
+    unauthenticated=0,
     b_calls=Counts(10_000, 10),
     shadow=ShadowCounts(40_000, 39_997, 0, 3),
     compared=Compared(60.0, 100_000, 9, 0),
@@ -89,6 +90,7 @@ CASES = [
         (LIMITS[WRITE_DELTA],),
     ),
     Case("BatonParked", "parked", replace(GOOD, parked=1), (0,)),
+    Case("BatonUnauthenticated", "parked", replace(GOOD, parked=1, unauthenticated=1), (0,)),
     Case("BatonLag", "lag", replace(GOOD, lag_seconds=LIMITS[LAG] + 0.1), (LIMITS[LAG],)),
     Case("BatonLag", "golden-metrics", replace(GOOD, lag_seconds=LIMITS[LAG] + 0.1), (LIMITS[LAG],)),
     Case(

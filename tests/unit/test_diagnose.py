@@ -107,7 +107,12 @@ async def test_exchanged_addresses_are_noticed(ward: Ward) -> None:
 
 @pytest.mark.parametrize(
     ("feed", "level"),
-    [(pb.Feed(trouble="LOG_UNAVAILABLE"), Level.FAIL), (pb.Feed(parked_now=3), Level.WARN)],
+    [
+        (pb.Feed(trouble="LOG_UNAVAILABLE"), Level.FAIL),
+        (pb.Feed(parked_now=3), Level.WARN),
+        (pb.Feed(parked_now=3, unauthenticated_now=3), Level.FAIL),
+        (pb.Feed(event_keys_trouble="the event keys /keys are not TOML"), Level.WARN),
+    ],
 )
 async def test_a_feed_in_trouble_is_told(ward: Ward, feed: pb.Feed, level: Level) -> None:
     ward.a.feed.CopyFrom(feed)

@@ -10,10 +10,17 @@ from libs.pb.baton.control.v1 import events_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import timestamp
 from services.router.api.roles import actor_of
-from services.router.flows.feed.events import LogEvents, Question, ReadableEvent
+from services.router.flows.feed.events import EventCode, LogEvents, Question, ReadableEvent
 from services.router.flows.feed.parked import ParkedAt, ParkedEvents
 from services.router.flows.jobs.restart_events import RestartEvents
 from services.router.flows.steering.migration import Decision
+
+_CODES = {
+    EventCode.NONE: pb.EVENT_CODE_NONE,
+    EventCode.RIGHT: pb.EVENT_CODE_RIGHT,
+    EventCode.WRONG: pb.EVENT_CODE_WRONG,
+    EventCode.UNCHECKED: pb.EVENT_CODE_UNCHECKED,
+}
 
 
 class EventMethods:
@@ -54,8 +61,11 @@ class EventMethods:
 
     async def DropParked(self, request: pb.DropParkedRequest, context: Context) -> pb.DropParkedResponse:  # noqa: N802
         decision = Decision(actor_of(request.actor), request.reason)
-        place = store_from_pb(request.store, "store"), request.partition, request.offset
-        return pb.DropParkedResponse(dropped=_parked_to_pb(await self._parked.drop(decision, *place)))
+        store = store_from_pb(request.store, "store")
+        if request.unauthenticated:
+            return pb.DropParkedResponse(count=await self._parked.drop_unauthenticated(decision, store))
+        dropped = await self._parked.drop(decision, store, request.partition, request.offset)
+        return pb.DropParkedResponse(dropped=_parked_to_pb(dropped), count=1)
 
     async def RestartEvents(  # noqa: N802
         self, request: pb.RestartEventsRequest, context: Context
@@ -74,6 +84,7 @@ def _parked_to_pb(one: ParkedAt) -> pb.ParkedEvent:
         reason=event.reason,
         bytes=len(event.event),
         topic=event.topic,
+        unauthenticated=event.unauthenticated,
         headers=[pb.ParkedHeader(name=one.name, value=one.value.decode(errors="replace")) for one in event.headers],
     )
 
@@ -89,4 +100,6 @@ def _event_to_pb(seen: ReadableEvent) -> pb.LogEvent:
         record=seen.record,
         trouble=seen.trouble,
         content=seen.content,
+        code=_CODES[seen.code],
+        code_trouble=seen.code_trouble,
     )

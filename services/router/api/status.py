@@ -169,6 +169,8 @@ class StatusMethods:
             answer.outbox_entries = status.outbox.entries
             answer.outbox_oldest_seconds = status.outbox.oldest_seconds
             answer.parked = status.feed.parked_now
+            answer.unauthenticated = status.feed.unauthenticated_now
+            answer.event_auth = status.feed.event_auth
             answer.feed_read = status.feed.read
             answer.feed_applied = status.feed.applied
             answer.feed_old = status.feed.old
@@ -199,6 +201,7 @@ class StatusMethods:
                 store.feed_trouble,
                 store.parked,
                 Counts(calls[store.store].recent_calls, calls[store.store].recent_faults),
+                store.unauthenticated,
             )
             for store in answer.stores
         ]

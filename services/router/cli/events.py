@@ -21,9 +21,6 @@ _RETRIED = 1000
 
 Name = Annotated[str, typer.Option("--name", metavar="NAME", help=NAME_HELP)]
 StoreOption = Annotated[str, typer.Option("--store", metavar="STORE", help="A (simple_mcp) or B (service_layer).")]
-Position = Annotated[
-    str, typer.Argument(metavar="POSITION", help="Partition/offset, as `baton events parked` lists it.")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -50,8 +47,9 @@ def tail(
 
     \b
     JSON, one object a line: position time key type bytes version owner origin
-      live schema_version made_time served trouble content
+      live schema_version made_time served trouble content code code_trouble
     A heartbeat has no version. trouble: why an event cannot be read.
+    code: NONE, RIGHT, WRONG, or UNCHECKED if this router has no keys.
     """
     question = {"start": parse_start(start) if start else "", "name": name, "limit": limit, "follow": follow}
     _print(options, question)
@@ -163,11 +161,18 @@ def retry(
         raise CommandFailed(f"{left} of {len(retried)} still cannot be applied")
 
 
-def drop(options: Changing, position: Position, store: StoreOption = "") -> None:
+def drop(
+    options: Changing,
+    position: Annotated[str, typer.Argument(metavar="[POSITION]", help="Partition/offset.")] = "",
+    store: StoreOption = "",
+    unauthenticated: Annotated[
+        bool, typer.Option("--unauthenticated", help="All events of the store without a right code.")
+    ] = False,
+) -> None:
     """Drop a parked event for good, without applying it. Needs --reason.
 
     \b
-    JSON keys: position {ParkedEvent} dry_run effects
+    JSON keys: position {ParkedEvent} count dry_run effects
     The store lacks this version of the record until a later one, a
     reconcile or a backfill brings it. The journal keeps the reason.
     """
@@ -175,21 +180,27 @@ def drop(options: Changing, position: Position, store: StoreOption = "") -> None
     from services.router.cli import show
     from services.router.cli.client import control
 
-    at, (partition, offset) = parse_store(store), parse_position(position)
+    if bool(position) == unauthenticated:
+        raise CommandFailed("name one event by POSITION, or give --unauthenticated", Exit.USAGE)
+    at, (partition, offset) = parse_store(store), (0, 0) if unauthenticated else parse_position(position)
     if not options.reason.strip():
         raise CommandFailed("--reason is required: the reason for the drop; the journal keeps it", Exit.USAGE)
     with control(options) as router:
         view: View = {}
-        agreed = agree(options, [f"{at} never applies event {position}: it is dropped for good"])
+        what = "the parked events without a right code: they are" if unauthenticated else f"event {position}: it is"
+        agreed = agree(options, [f"{at} never applies {what} dropped for good"])
         if agreed:
             request = events_pb2.DropParkedRequest(
                 actor=options.who, reason=options.reason, store=_number(at), partition=partition, offset=offset
             )
-            view = _parked_view(router.call("DropParked", request).dropped)
+            request.unauthenticated = unauthenticated
+            answer = router.call("DropParked", request)
+            view = {**({} if unauthenticated else _parked_view(answer.dropped)), "count": answer.count}
     if options.json:
         show.print_json({**view, **agreed.view})
     elif agreed:
-        show.show(f"{at} {position}: dropped; its record: {view['key'] or 'none'}")
+        what = f"{view['count']} events" if unauthenticated else f"{position}, its record: {view['key'] or 'none'}"
+        show.show(f"{at}: dropped {what}")
 
 
 def restart(options: Changing) -> None:

@@ -12,6 +12,8 @@ from services.router.cli.inputs import parse_start, parse_store
 from services.router.cli.jobs import RATE_HELP, NewJob, follow, parse_rate, run_job
 from services.router.cli.options import Changing, command
 
+_UNSIGNED_HELP = "Apply events without a right code, too, if they are older than event_auth = require. Journaled."
+
 
 def register(app: typer.Typer) -> None:
     command(app, "replay", Changing)(replay)
@@ -23,18 +25,21 @@ def replay(
     start: Annotated[str, typer.Option("--from", metavar="START", help=START_HELP)],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help=NAME_HELP)] = "",
     rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
+    accept_unsigned: Annotated[bool, typer.Option("--accept-unsigned", help=_UNSIGNED_HELP)] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has finished, and show progress.")] = False,
 ) -> None:
     """Apply events of the log to a store again. The store ignores events that are not newer than its rows, so this is
     safe to repeat; its own feed is not affected. An event that would make the store a record's owner is withheld and
-    reported, unless the other store's row confirms it. Both stores must serve.
+    reported, unless the other store's row confirms it. Both stores must serve. If the store requires codes of events,
+    one without a right code is refused.
 
     It is a job: `baton jobs` pauses, resumes, tunes it.
 
     \b
     --dry-run reads all of them and counts those that would be applied.
     JSON keys: those of `baton jobs show`, dry_run effects
-      report: to start name dry_run applied known unreadable others places withheld withheld_places
+      report: to start name dry_run applied known unreadable others places withheld withheld_places,
+        unauthenticated older unauthenticated_places if events were refused
     With --wait, the last line is the result.
     """
     from libs.pb.baton.control.v1 import events_pb2
@@ -46,7 +51,10 @@ def replay(
         request = events_pb2.LookUpEventsRequest(start=begin, name=name)
         events = router.call("LookUpEvents", request).events
     dry_run = "yes" if options.dry_run else "no"
-    new = NewJob("replay", {"to": store, "start": begin, "name": name, "dry_run": dry_run}, per_second)
+    arguments = {"to": store, "start": begin, "name": name, "dry_run": dry_run}
+    if accept_unsigned:
+        arguments["accept_unsigned"] = "yes"
+    new = NewJob("replay", arguments, per_second)
     if options.dry_run:
         _preview(options, new)
         return
@@ -56,6 +64,8 @@ def replay(
         f"{events} events from {begin} on are read, {pace}",
         f"{store} applies the events{which} that are newer than its rows",
     ]
+    if accept_unsigned:
+        effects.append("events without a right code count, too, if they are older than the check of codes")
     run_job(options, new, effects, wait=wait)
 
 

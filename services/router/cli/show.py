@@ -324,7 +324,7 @@ def _stores_table(view: View) -> Table:
         ("buckets", lambda name, store: f"owns {_count(store['owned_buckets'])}"),
         ("outbox", lambda name, store: _count(store["outbox_entries"])),
         ("lag", lambda name, store: _lag(store)),
-        ("parked", lambda name, store: _count(store["parked"])),
+        ("parked", lambda name, store: _parked(store)),
     ]
     for title, cell in rows:
         table.add_row(Text(title, style="bold"), *(cell(name, store) for name, store in stores.items()))
@@ -335,6 +335,11 @@ def _state(store: View) -> str:
     state = "serves" if store["serving"] else "not serving" if store["reachable"] else "out of reach"
     trouble = store["note"] or store["feed_trouble"]
     return f"{state}: {trouble}" if trouble else state
+
+
+def _parked(store: View) -> str:
+    refused = f", {store['unauthenticated']} without a right code" if store["unauthenticated"] else ""
+    return f"{_count(store['parked'])}{refused}"
 
 
 def _lag(store: View) -> str:

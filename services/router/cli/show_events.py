@@ -30,7 +30,20 @@ def event_view(event: pb.LogEvent) -> View:
     }
 
 
+def _code(view: View) -> str:
+    """How an event's line names its code; a right one, or none where none is asked for, is the usual case."""
+    if view["code"] == "WRONG":
+        return f"  code is wrong: {view['code_trouble']}"
+    return {"NONE": "", "RIGHT": "  signed", "UNCHECKED": "  code not checked"}.get(view["code"], "")
+
+
 def event_line(view: View) -> Text:
+    line = _line(view)
+    line.append(_code(view), style="red" if view["code"] == "WRONG" else "")
+    return line
+
+
+def _line(view: View) -> Text:
     head = f"{view['time'].replace('T', ' ').removesuffix('+00:00')}  {view['position']:<12}"
     if view["trouble"]:
         return Text(f"{head}  {view['key'] or '(no key)'}  cannot be read: {view['trouble']}", style="red")

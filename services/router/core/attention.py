@@ -30,6 +30,8 @@ class StoreSeen:
     parked: int
     recent: Counts
     """Calls of the last half minute, at all routers."""
+    unauthenticated: int = 0
+    """Part of `parked`."""
 
 
 def attention(
@@ -63,6 +65,11 @@ def _of_store(store: StoreSeen, fault_rate: float) -> list[str]:
         found.append(f"{share} % of {calls} calls to store {store.name} failed by its fault in half a minute")
     if store.reachable and store.feed_trouble:
         found.append(f"the feed into store {store.name} has stopped: {store.feed_trouble}")
-    if store.parked:
-        found.append(f"store {store.name} could not apply {store.parked} events: baton events parked")
+    if other := store.parked - store.unauthenticated:
+        found.append(f"store {store.name} could not apply {other} events: baton events parked")
+    if store.unauthenticated:
+        found.append(
+            f"store {store.name} has refused {store.unauthenticated} events without a right code: somebody else writes"
+            " to the topic, or keys differ: baton doctor"
+        )
     return found

@@ -30,6 +30,8 @@ class Evidence:
     """Reason why records of a replaced log may be at one store only; empty if they are not."""
     parked: int | None = None
     """Events that could not be applied, at both stores."""
+    unauthenticated: int | None = None
+    """Those among them without a right authentication code."""
     risks: tuple[Risk, ...] | None = None
     """Number of events, by store, that it has not read and that the log may soon drop."""
     canary_permille: int = 0

@@ -42,6 +42,11 @@ def _parked(evidence: Evidence, limits: Limits) -> Readings:
         yield Reading(evidence.parked)
 
 
+def _unauthenticated(evidence: Evidence, limits: Limits) -> Readings:
+    if evidence.unauthenticated is not None:
+        yield Reading(evidence.unauthenticated)
+
+
 def _risks(evidence: Evidence, limits: Limits) -> Readings:
     for risk in evidence.risks or ():
         yield Reading(risk.old, {"store": risk.store})
@@ -113,6 +118,12 @@ def _left(evidence: Evidence, limits: Limits) -> Readings:
 METRICS = (
     Metric("baton.lag", "s", "The larger lag of the two feeds", _lag),
     Metric("baton.parked.events", "{event}", "Events that a store could not apply, or the log refused", _parked),
+    Metric(
+        "baton.unauthenticated.events",
+        "{event}",
+        "Parked events without a right authentication code",
+        _unauthenticated,
+    ),
     Metric("baton.log.risk.events", "{event}", "Events that a store has not read and the log may soon drop", _risks),
     Metric("baton.errors.share", "1", "Share of B's calls of the last minutes that failed by its fault", _errors),
     Metric("baton.errors.calls", "{call}", "B's calls of the last minutes", _calls),

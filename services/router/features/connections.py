@@ -12,8 +12,12 @@ from opentelemetry.metrics import Meter
 
 from libs.clock import Clock
 from libs.contract.descriptors import Contract
+from libs.eventlog.address import log_name
+from libs.eventlog.codes import Codes
+from libs.eventlog.key_ring import KeyFile
 from libs.eventlog.lazy import LazyEventLog
 from libs.eventlog.port import EventLog
+from libs.eventlog.signed import SignedLog
 from libs.flags.flagd import flagd_source
 from libs.flags.memory import MemoryFlags
 from libs.flags.openfeature import OpenFeatureSource, load_factory
@@ -42,6 +46,8 @@ AnyControlStore = SqliteControlStore | PostgresControlStore | MemoryControlStore
 class Connections:
     control_store: AnyControlStore
     event_log: EventLog
+    codes: Codes | None
+    """Those with which `event_log` signs; None if it does not."""
     stores: Stores
     cache: SettingCache
     switches: Switches
@@ -56,10 +62,13 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
     async with AsyncExitStack() as stack:
         meter = await stack.enter_async_context(open_metrics(settings.metrics))
         control_store = await stack.enter_async_context(open_control_store(settings.control_store, clock))
-        event_log = LazyEventLog(settings.log_address)
-        stack.push_async_callback(event_log.close)
-        if away := await event_log.try_open(_OPEN_LOG_SECONDS):
+        lazy_log = LazyEventLog(settings.log_address)
+        stack.push_async_callback(lazy_log.close)
+        if away := await lazy_log.try_open(_OPEN_LOG_SECONDS):
             log.warning("event_log: unavailable at the start, retrying while serving: %s", away)
+        keys = KeyFile(settings.event_keys, clock) if settings.event_keys else None
+        codes = Codes(lambda: keys.ring, log_name(settings.event_log)) if keys is not None else None
+        event_log = lazy_log if codes is None else SignedLog(lazy_log, codes)
         stores = {
             Store.A: await stack.enter_async_context(open_store(Store.A, settings.store_a, token)),
             Store.B: await stack.enter_async_context(open_store(Store.B, settings.store_b, token)),
@@ -74,7 +83,7 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
             await switches.refresh()
         except FlagsUnavailable as error:
             log.warning("flags: unavailable at the start, retrying while serving: %s", error)
-        yield Connections(control_store, event_log, stores, cache, switches, contract, meter)
+        yield Connections(control_store, event_log, codes, stores, cache, switches, contract, meter)
 
 
 @asynccontextmanager

@@ -29,7 +29,8 @@ def reconcile(flows: SharedFlows) -> Feature:
 
 
 def replay(flows: SharedFlows) -> Feature:
-    return Feature(kinds=[Replay(flows.connections.stores, flows.connections.event_log, flows.clock)])
+    connections = flows.connections
+    return Feature(kinds=[Replay(connections.stores, connections.event_log, flows.clock, connections.codes)])
 
 
 def validate(flows: SharedFlows) -> Feature:

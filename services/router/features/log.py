@@ -19,7 +19,9 @@ def relays(flows: SharedFlows) -> Feature:
     """Publish both stores' outboxes."""
     connections = flows.connections
     relays = [
-        Relay(client, connections.event_log, connections.control_store, flows.name, flows.clock)
+        Relay(
+            client, connections.event_log, connections.control_store, flows.name, flows.clock, codes=connections.codes
+        )
         for client in connections.stores.values()
     ]
     return Feature(loops=[Loop(f"relay {relay.store}", relay.run_once) for relay in relays])
@@ -29,7 +31,7 @@ def events(flows: SharedFlows) -> Feature:
     """Read events, retry or drop parked ones, and restart the feeds after the log was replaced."""
     connections = flows.connections
     methods = EventMethods(
-        LogEvents(connections.event_log, connections.contract),
+        LogEvents(connections.event_log, connections.contract, connections.codes),
         ParkedEvents(connections.stores, flows.migration),
         RestartEvents(connections.stores, flows.jobs, flows.migration, connections.control_store),
     )

@@ -16,6 +16,7 @@ from libs.store.sqlite_aside import ASIDE_TABLES
 from libs.store.sqlite_guards import guard_tables
 from libs.store.sqlite_recovery import ORDER_COLUMNS, RECOVERY_TABLES
 from libs.store.sqlite_schema import (
+    CODE_TABLES,
     PARKED_MESSAGE,
     PROGRESS_MARK,
     PROTOCOL_COLUMNS,
@@ -67,6 +68,7 @@ MIGRATIONS = (
     Migration(9, PROGRESS_MARK),
     Migration(10, list_indexes("record", LAYOUT.filters)),
     Migration(11, ORDER_COLUMNS),
+    Migration(12, CODE_TABLES),
 )
 
 

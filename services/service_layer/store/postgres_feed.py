@@ -18,20 +18,31 @@ from services.service_layer.store.postgres_guards import removing
 from services.service_layer.store.postgres_pool import Connection, transaction
 from services.service_layer.store.postgres_rows import columnar
 from services.service_layer.store.postgres_session import Session
-from services.service_layer.store.postgres_transaction import PostgresTransactions
+from services.service_layer.store.postgres_transaction import PostgresTransactions, changed
 from services.service_layer.store.postgres_transfers import apply
 
 _CLAIM_SECONDS = 0.5
 """Time for which a claim's answer is reused without a query."""
 
-_STATE = "SELECT *, (SELECT count(*) FROM parked) AS parked_now FROM progress ORDER BY part"
-_FIND = "SELECT part, place, key, reason, event, headers, topic FROM parked"
+_STATE = (
+    "SELECT part, next, mark, applied, old, parked, journaled, p.unauthenticated, start, n.*"
+    " FROM (SELECT count(*) AS parked_now,"
+    " count(*) FILTER (WHERE unauthenticated) AS unauthenticated_now FROM parked) n"
+    " CROSS JOIN (progress p FULL JOIN checked_from c USING (part)) ORDER BY part"
+)
+_COUNTERS = ("applied", "old", "parked", "journaled", "unauthenticated")
+_FIND = "SELECT part, place, key, reason, event, headers, topic, unauthenticated FROM parked"
 _PARKED = f"{_FIND} WHERE $2::int IS NULL OR part = $2 AND place = $3 ORDER BY id LIMIT $1"
 _PARKED_AFTER = f"{_FIND} WHERE (part, place) > ($2::int, $3::bigint) ORDER BY part, place LIMIT $1"
 _RESTART = (
     "INSERT INTO progress AS p (part, next) SELECT * FROM unnest($1::integer[], $2::bigint[])"
     " ON CONFLICT (part) DO UPDATE SET next = excluded.next, mark = ''"
 )
+_START_CHECKING = (
+    "INSERT INTO checked_from (part, start) SELECT * FROM unnest($1::integer[], $2::bigint[])"
+    " WHERE NOT EXISTS (SELECT 1 FROM checked_from) ON CONFLICT DO NOTHING"
+)
+_CHECKED = "SELECT part, start FROM checked_from"
 _PRUNE = f"""
 DELETE FROM served WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM served WHERE tick < {sql.NOW} - $1 ORDER BY tick LIMIT $2 FOR UPDATE SKIP LOCKED)) RETURNING 1
@@ -51,14 +62,14 @@ class PostgresFeed:
     async def state(self) -> FeedState:
         async def work(connection: Connection) -> FeedState:
             rows = await connection.fetch(_STATE)
+            known = [row for row in rows if row["next"] is not None]
             return FeedState(
-                next_offsets={row["part"]: row["next"] for row in rows},
-                marks={row["part"]: row["mark"] for row in rows},
-                applied=sum(row["applied"] for row in rows),
-                old=sum(row["old"] for row in rows),
-                parked=sum(row["parked"] for row in rows),
-                journaled=sum(row["journaled"] for row in rows),
+                next_offsets={row["part"]: row["next"] for row in known},
+                marks={row["part"]: row["mark"] for row in known},
+                **{name: sum(row[name] for row in known) for name in _COUNTERS},
                 parked_now=max((row["parked_now"] for row in rows), default=0),
+                unauthenticated_now=max((row["unauthenticated_now"] for row in rows), default=0),
+                checked_from={row["part"]: row["start"] for row in rows if row["start"] is not None},
             )
 
         return await self._context.control.run(work)
@@ -85,12 +96,33 @@ class PostgresFeed:
 
         return await self._context.apply.run(work)
 
+    async def drop_unauthenticated(self) -> int:
+        async def work(connection: Connection) -> int:
+            return changed(await connection.execute("DELETE FROM parked WHERE unauthenticated"))
+
+        return await self._context.apply.run(work)
+
     async def restart(self, next_offsets: Mapping[int, int]) -> None:
         async def work(connection: Connection) -> None:
             async with transaction(connection):
                 # A process that still applies the former log then moves no position: `next` differs from its value.
                 await connection.execute("UPDATE progress SET next = 0, mark = ''")
                 await connection.execute(_RESTART, *columnar(sorted(next_offsets.items()), 2))
+                await connection.execute("UPDATE checked_from SET start = 0")
+
+        await self._context.apply.run(work)
+
+    async def start_checking(self, offsets: Mapping[int, int]) -> Mapping[int, int]:
+        async def work(connection: Connection) -> Mapping[int, int]:
+            async with transaction(connection):
+                await connection.execute(_START_CHECKING, *columnar(sorted(offsets.items()), 2))
+                return {row["part"]: row["start"] for row in await connection.fetch(_CHECKED)}
+
+        return await self._context.apply.run(work)
+
+    async def stop_checking(self) -> None:
+        async def work(connection: Connection) -> None:
+            await connection.execute("DELETE FROM checked_from")
 
         await self._context.apply.run(work)
 

@@ -228,16 +228,27 @@ MOVE = (
 MAKE_PARTITIONS = "INSERT INTO progress (part, next) SELECT n, 0 FROM unnest($1::integer[]) n ON CONFLICT DO NOTHING"
 
 COUNT = (
-    "UPDATE progress SET applied = applied + $2, old = old + $3, parked = parked + $4, journaled = journaled + $5"
-    " WHERE part = $1"
+    "UPDATE progress SET applied = applied + $2, old = old + $3, parked = parked + $4, journaled = journaled + $5,"
+    " unauthenticated = unauthenticated + $6 WHERE part = $1"
 )
 # Another event at the same position is from a log that was replaced since. This event replaces it, so it is not lost.
 PARK = (
-    "INSERT INTO parked (part, place, key, reason, event, headers, topic) SELECT * FROM unnest($1::integer[],"
-    " $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::text[]) ON CONFLICT (part, place) DO UPDATE"
+    "INSERT INTO parked AS p (part, place, key, reason, event, headers, topic, unauthenticated)"
+    " SELECT * FROM unnest($1::integer[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::text[],"
+    " $8::boolean[]) ON CONFLICT (part, place) DO UPDATE"
     " SET key = excluded.key, reason = excluded.reason, event = excluded.event, headers = excluded.headers,"
-    " topic = excluded.topic"
+    " topic = excluded.topic, unauthenticated = excluded.unauthenticated"
+    # But one without a right code makes no other one go.
+    " WHERE p.unauthenticated OR NOT excluded.unauthenticated"
 )
+# Events, bytes. Processes of several partitions do so at once.
+TRIM_UNAUTHENTICATED = """
+DELETE FROM parked WHERE ctid = ANY(ARRAY(
+  SELECT p.ctid FROM parked p JOIN (
+    SELECT id, row_number() OVER newest AS number, sum(octet_length(event) + octet_length(headers)) OVER newest AS size
+    FROM parked WHERE unauthenticated WINDOW newest AS (ORDER BY id DESC)
+  ) n ON n.id = p.id WHERE n.number > 1 AND (n.number > $1 OR n.size > $2) FOR UPDATE OF p SKIP LOCKED))
+"""
 
 UNPARK = "DELETE FROM parked WHERE part = $1 AND place = $2 RETURNING 1"
 

@@ -226,7 +226,10 @@ class PostgresTransaction:
 
     async def park(self, parked: Sequence[Parked]) -> None:
         if parked:
-            await self.connection.execute(sql.PARK, *columnar([astuple(one) for one in parked], 7))
+            await self.connection.execute(sql.PARK, *columnar([astuple(one) for one in parked], 8))
+
+    async def trim_unauthenticated(self, events: int, size: int) -> None:
+        await self.connection.execute(sql.TRIM_UNAUTHENTICATED, events, size)
 
     async def unpark(self, partition: int, offset: int) -> bool:
         return await self.connection.fetchval(sql.UNPARK, partition, offset) is not None

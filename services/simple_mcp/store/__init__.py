@@ -19,7 +19,14 @@ from libs.store.sqlite_fill import SMALL_ROWS, Fill
 from libs.store.sqlite_guards import guard_tables
 from libs.store.sqlite_old import OldRows
 from libs.store.sqlite_recovery import ORDER_COLUMNS, RECOVERY_TABLES
-from libs.store.sqlite_schema import PARKED_MESSAGE, PROGRESS_MARK, bases_column, lease_columns, list_indexes
+from libs.store.sqlite_schema import (
+    CODE_TABLES,
+    PARKED_MESSAGE,
+    PROGRESS_MARK,
+    bases_column,
+    lease_columns,
+    list_indexes,
+)
 from libs.store.sqlite_watch import change_tables
 from services.simple_mcp.store.fitness import UnfitFile, check_fitness, check_triggers
 from services.simple_mcp.store.flat import COLUMNS, LAYOUT, OLD_TABLE
@@ -46,6 +53,7 @@ MIGRATIONS = (
     Migration(9, PROGRESS_MARK),
     Migration(10, list_indexes("sandboxes", LAYOUT.filters)),
     Migration(11, ORDER_COLUMNS),
+    Migration(12, CODE_TABLES),
 )
 
 

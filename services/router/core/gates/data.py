@@ -207,6 +207,14 @@ GATES = (
                 "baton events parked lists the parked ones, baton doctor those that the log refuses.",
                 lasting="1m",
             ),
+            Alert(
+                "BatonUnauthenticated",
+                "page",
+                "max(baton_unauthenticated_events) > 0",
+                "{{ $value }} events in the log have no right authentication code. None was applied.",
+                "baton doctor: keys that differ between processes; else somebody else writes to the topic: see"
+                " docs/security.md.",
+            ),
         ),
     ),
     Gate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
@@ -11,7 +12,8 @@ from google.protobuf.message import DecodeError, Message
 from libs.contract.descriptors import Contract
 from libs.errors import InvalidField
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
-from libs.eventlog.port import EventLog, LogUnavailable, OffsetGone, Stored
+from libs.eventlog.codes import HEADER, Codes
+from libs.eventlog.port import Event, EventLog, LogUnavailable, OffsetGone, Stored
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.ownership.wire import UnreadableRecord, read_event
 from libs.pb.baton.record.v1 import record_pb2
@@ -53,6 +55,16 @@ class Question:
         return self.limit or (0 if self.start else DEFAULT_EVENTS)
 
 
+class EventCode(Enum):
+    """State of an event's authentication code."""
+
+    NONE = "none"
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNCHECKED = "unchecked"
+    """This router has no keys."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadableEvent:
     """An event in a readable form."""
@@ -67,13 +79,17 @@ class ReadableEvent:
     """Without payload, and without the answers of served requests."""
     trouble: str
     content: str
+    code: EventCode
+    code_trouble: str
 
 
 class LogEvents:
     """A reader of the log. It does not change any feed's position."""
 
-    def __init__(self, log: EventLog, contract: Contract) -> None:
+    def __init__(self, log: EventLog, contract: Contract, codes: Codes | None = None) -> None:
+        """`codes`: None if this router has no keys."""
         self._log = log
+        self._codes = codes
         self._resource = resource_of(contract)
         self._newest = contract.schemas.newest
 
@@ -161,7 +177,17 @@ class LogEvents:
                 shown = self.content_of(record) if content else ""
                 _strip(record)
         place = stored.partition, stored.offset, stored.time
-        return ReadableEvent(*place, event.key, kind, len(event.value), record, trouble, shown)
+        code = self._code(event)
+        return ReadableEvent(*place, event.key, kind, len(event.value), record, trouble, shown, *code)
+
+    def _code(self, event: Event) -> tuple[EventCode, str]:
+        """The state of the event's code, and why it is wrong."""
+        if all(name.lower() != HEADER for name, _ in event.headers):
+            return EventCode.NONE, ""
+        if self._codes is None:
+            return EventCode.UNCHECKED, ""
+        why = self._codes.why_wrong(event)
+        return (EventCode.WRONG, why) if why else (EventCode.RIGHT, "")
 
     def content_of(self, record: record_pb2.Record) -> str:
         """Return a record's payload as JSON; "" if this router cannot decode it."""

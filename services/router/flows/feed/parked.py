@@ -85,6 +85,19 @@ class ParkedEvents:
             raise _not_parked(store, partition, offset)
         return ParkedAt(store, event)
 
+    async def drop_unauthenticated(self, decision: Decision, store: Store) -> int:
+        """Drop all events of a store without a right code, as `drop`. Returns how many. Raises as `drop`, but not
+        NotParked."""
+        if not decision.reason.strip():
+            raise InvalidField("reason", decision.reason, "the reason for the drop; the journal keeps it")
+        client = self._stores[store]
+        status = await client.ask(client.replication.GetStatus, pb.GetStatusRequest(), CALL_SECONDS)
+        text = f"{store}: {status.feed.unauthenticated_now} events without a right code"
+        await self._migration.note(replace(decision, reason=f"{decision.reason} ({text})"), DROPPED)
+        request = pb.DropParkedRequest(unauthenticated=True)
+        answer: pb.DropParkedResponse = await client.ask(client.replication.DropParked, request, CALL_SECONDS)
+        return answer.dropped
+
     async def _of(self, client: StoreClient, limit: int) -> Sequence[pb.ListParkedResponse.Parked] | str:
         try:
             answer = await client.ask(client.replication.ListParked, pb.ListParkedRequest(limit=limit), CALL_SECONDS)

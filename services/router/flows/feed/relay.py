@@ -17,6 +17,7 @@ import grpc
 
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeaderWriter
+from libs.eventlog.codes import Codes
 from libs.eventlog.port import Event, EventLog, EventTooLarge, LogUnavailable
 from libs.ownership.model import Store
 from libs.pb.baton.record.v1 import record_pb2
@@ -33,6 +34,8 @@ WAIT_SECONDS = 1.0
 STEP_SECONDS = 5.0
 LEASE_SECONDS = 5.0
 HEARTBEAT_SECONDS = 5.0
+RELAY_UNSIGNED = "RELAY_UNSIGNED"
+"""Reason of a store that gives its changes only to relays that sign them with one of its keys."""
 
 
 OFFER_SECONDS = 60.0
@@ -50,7 +53,18 @@ class _Refused(NamedTuple):
 class Relay:
     """The relay of one store. `run_once` is the body of a supervised loop."""
 
-    def __init__(self, client: StoreClient, log: EventLog, leases: Leases, holder: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: StoreClient,
+        log: EventLog,
+        leases: Leases,
+        holder: str,
+        clock: Clock,
+        *,
+        codes: Codes | None = None,
+    ) -> None:
+        """`codes`: those of the log, for the proof that stores ask for; None if it does not sign."""
+        self._codes = codes
         self._client = client
         self._log = log
         self._leases = leases
@@ -77,8 +91,21 @@ class Relay:
             return
         # If the log is unavailable and there are no changes, a heartbeat tests it at once.
         wait_seconds = 0.0 if self.log_trouble else WAIT_SECONDS
-        request = pb.PullChangesRequest(limit=PULL_LIMIT, wait_seconds=wait_seconds, log_trouble=self.log_trouble)
-        pulled = await self._client.ask(self._client.replication.PullChanges, request, WAIT_SECONDS + STEP_SECONDS)
+        request = pb.PullChangesRequest(
+            limit=PULL_LIMIT,
+            wait_seconds=wait_seconds,
+            log_trouble=self.log_trouble,
+            relay_code=self._proof(),
+        )
+        try:
+            pulled = await self._client.ask(self._client.replication.PullChanges, request, WAIT_SECONDS + STEP_SECONDS)
+        except Refused as error:
+            if error.reason == RELAY_UNSIGNED:
+                # Another router may have the keys: let it take the lease.
+                self._leased_until = 0.0
+                await self._leases.lease(self._name, self._holder, 0.0)
+                await asyncio.sleep(LEASE_SECONDS)
+            raise
         changes: Sequence[pb.Change] = pulled.changes
         if changes:
             refused = await self._deliver(changes)
@@ -140,7 +167,7 @@ class Relay:
         if self._clock.monotonic() < self._offer_at:
             return
         self._offer_at = self._clock.monotonic() + OFFER_SECONDS
-        request = pb.PullChangesRequest(limit=OFFER_LIMIT, aside=True)
+        request = pb.PullChangesRequest(limit=OFFER_LIMIT, aside=True, relay_code=self._proof())
         pulled = await self._client.ask(self._client.replication.PullChanges, request, STEP_SECONDS)
         if set_aside := [change for change in pulled.changes if change.aside_reason]:
             await self._acknowledge(set_aside, await self._deliver(set_aside), aside=True)
@@ -163,6 +190,9 @@ class Relay:
             return False
         self._leased_until = now + LEASE_SECONDS / 2
         return True
+
+    def _proof(self) -> bytes:
+        return b"" if self._codes is None else self._codes.proof()
 
     def _event(self, change: pb.Change) -> Event:
         made = record_pb2.Record.FromString(change.event).made_time.ToNanoseconds() / 1e9

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from libs.clock import Clock
 from libs.errors import BatonError, InvalidField
+from libs.eventlog.codes import Codes
 from libs.eventlog.port import EventLog, LogReader, LogUnavailable, OffsetGone, Stored
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
@@ -30,10 +31,11 @@ from services.router.core.retention import parse_start
 from services.router.flows.feed.events import check_name
 from services.router.flows.feed.retention import BeginningGone, look_up
 from services.router.flows.jobs.kind import JobFailed, Position, Step
-from services.router.flows.jobs.replay_writer import Counts, ReplayWriter
+from services.router.flows.jobs.replay_writer import CodeCheck, Counts, ReplayWriter
 from services.router.flows.stores import Away, StoreClient, Stores
 
 NAME = "replay"
+_FLAGS = ("dry_run", "accept_unsigned")
 
 POLL_EVENTS = 2000
 """Maximum number of events that are read and applied at a time."""
@@ -88,29 +90,40 @@ class StoreMissing(BatonError):
     reason = "STORE_NOT_READY"
 
 
+class KeysMissing(BatonError):
+    """The store requires codes, and this router has no keys to check them. Set event_keys at all routers."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "EVENT_KEYS_MISSING"
+
+
 class Replay:
     """A `JobKind`. Arguments: `to`, A or B; `start`, the first event (`services.router.core.retention`); `name`, the
-    only record to replay; `dry_run`, "yes" to change nothing."""
+    only record to replay; `dry_run`, "yes" to change nothing; `accept_unsigned`, "yes" to apply events without a right
+    code that were in the log before the store required codes."""
 
     name = NAME
     unit = "events"
 
-    def __init__(self, stores: Stores, log: EventLog, clock: Clock) -> None:
+    def __init__(self, stores: Stores, log: EventLog, clock: Clock, codes: Codes | None = None) -> None:
+        """`codes`: None if this router has no keys."""
+        self._codes = codes
         self._stores = stores
         self._log = log
         self._clock = clock
 
     def lane(self, arguments: Mapping[str, str]) -> str:
-        unknown = sorted(set(arguments) - {"to", "start", "name", "dry_run"})
+        unknown = sorted(set(arguments) - {"to", "start", "name", *_FLAGS})
         if unknown:
-            raise InvalidField("arguments", unknown[0], "one of to, start, name, dry_run")
+            raise InvalidField("arguments", unknown[0], "one of to, start, name, dry_run, accept_unsigned")
         to = arguments.get("to", "")
         if to not in {store.value for store in Store}:
             raise InvalidField("to", to, "A or B")
         parse_start(arguments.get("start", ""))
         check_name(arguments.get("name", ""))
-        if arguments.get("dry_run", "no") not in ("yes", "no"):
-            raise InvalidField("dry_run", arguments["dry_run"], "yes or no")
+        for flag in _FLAGS:
+            if arguments.get(flag, "no") not in ("yes", "no"):
+                raise InvalidField(flag, arguments[flag], "yes or no")
         return f"{NAME} to {to}"
 
     async def _status(self, client: StoreClient) -> pb.GetStatusResponse:
@@ -128,16 +141,27 @@ class Replay:
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def check(self, arguments: Mapping[str, str]) -> None:
-        """Raises StoreMissing."""
+        """Raises StoreMissing, KeysMissing."""
         for client in self._stores.values():
             status = await self._status(client)
             if not status.serving:
                 raise StoreMissing(f"store {client.store} does not serve ({status.reason}): {StoreMissing.__doc__}")
+        await self._check(arguments)
+
+    async def _check(self, arguments: Mapping[str, str]) -> CodeCheck | None:
+        """None if the target requires no codes. Raises KeysMissing, StoreMissing."""
+        feed = (await self._status(self._stores[Store(arguments["to"])])).feed
+        if feed.event_auth != "require" and not feed.checked_from:
+            return None
+        if self._codes is None:
+            raise KeysMissing
+        return CodeCheck(self._codes, dict(feed.checked_from), arguments.get("accept_unsigned") == "yes")
 
     async def step(self, at: Position) -> Step:
         """Raises the errors of the stores and the log, and JobFailed if the log has dropped the next event."""
         journey = _Progress.decode(at.checkpoint) if at.checkpoint else await self._begin(at.arguments)
-        work = ReplayWriter(self._stores, self._log, at.arguments, journey.counts)
+        # Asked at each step: a store may require codes from now on.
+        work = ReplayWriter(self._stores, self._log, at.arguments, journey.counts, await self._check(at.arguments))
         began = journey.read
         if journey.left:
             await self._travel(journey, work, at.limit)

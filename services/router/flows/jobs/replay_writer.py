@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from libs.contract.descriptors import length_delimited, varint
 from libs.errors import BatonError
+from libs.eventlog.codes import Codes
 from libs.eventlog.port import Stored, why_unreadable
 from libs.ownership.limits import MAX_REVISION
 from libs.ownership.model import Store
@@ -53,7 +54,7 @@ class NotYetRead(BatonError):
 
 @dataclass(slots=True)
 class Counts:
-    """Numbers of events: read = applied + known + unreadable + others + withheld + left_out."""
+    """Numbers of events: read = applied + known + unreadable + others + withheld + left_out + unauthenticated."""
 
     applied: int = 0
     known: int = 0
@@ -68,6 +69,13 @@ class Counts:
     withheld_places: list[str] = field(default_factory=list)
     """Positions (partition/offset) and names of the first withheld events."""
 
+    unauthenticated: int = 0
+    """They have no right code, so they were not given."""
+    older: int = 0
+    """Those among them that were in the log before the store required codes."""
+    unauthenticated_places: list[str] = field(default_factory=list)
+    """Of the first ones."""
+
     left_out: int = 0
     """Events whose record could not be copied from the other store."""
     why: str = ""
@@ -78,6 +86,8 @@ class Counts:
         value = asdict(self)
         if not self.left_out:
             del value["left_out"], value["why"]
+        if not self.unauthenticated:
+            del value["unauthenticated"], value["older"], value["unauthenticated_places"]
         return value
 
     def copied(self, keys: Sequence[str], copied: Copied) -> None:
@@ -96,12 +106,22 @@ class Counts:
         if len(self.withheld_places) < KEPT_PLACES:
             self.withheld_places.append(f"{stored.partition}/{stored.offset} {stored.event.key}")
 
+    def refuse(self, stored: Stored, *, older: bool) -> None:
+        self.unauthenticated += 1
+        self.older += older
+        if len(self.unauthenticated_places) < KEPT_PLACES:
+            self.unauthenticated_places.append(f"{stored.partition}/{stored.offset} {stored.event.key}")
+
     def summary(self, *, dry_run: bool) -> str:
         """The counts in words."""
         applied, ignored = ("would apply", "ignore") if dry_run else ("applied", "ignored")
         text = f"{applied} {self.applied}, {ignored} {self.known} as known"
         if self.withheld:
             text += f", withheld {self.withheld}, whose ownership the other store's row does not confirm"
+        if self.unauthenticated:
+            text += f", refused {self.unauthenticated} without a right code"
+        if self.older:
+            text += f"; {self.older} of them are older than the check, --accept-unsigned gives those"
         if self.left_out:
             text += f", left out {self.left_out}: {self.why}"
         return f"{text}; {self.unreadable} cannot be read" if self.unreadable else text
@@ -121,10 +141,31 @@ class _CallBatch:
     """Events of records that the target takes over as owner, by key."""
 
 
+@dataclass(frozen=True, slots=True)
+class CodeCheck:
+    """Which events a replay gives to a store that requires codes."""
+
+    codes: Codes
+    checked_from: Mapping[int, int]
+    """Offset by partition from which on the store requires a code; empty until that is recorded."""
+    accept_older: bool
+    """A person has confirmed that older events without a right code are given, too."""
+
+    def accepts(self, stored: Stored) -> bool:
+        return not self.codes.why_wrong(stored.event) or (self.accept_older and self.is_older(stored))
+
+    def is_older(self, stored: Stored) -> bool:
+        return not self.checked_from or stored.offset < self.checked_from.get(stored.partition, 0)
+
+
 class ReplayWriter:
     """Applies the events of one step. Raises the errors of the stores and the log, NotYetRead, NoProgress."""
 
-    def __init__(self, stores: Stores, log: Ends, arguments: Mapping[str, str], counts: Counts) -> None:
+    def __init__(
+        self, stores: Stores, log: Ends, arguments: Mapping[str, str], counts: Counts, check: CodeCheck | None = None
+    ) -> None:
+        """`check`: None if the store requires no codes."""
+        self._check = check
         self._to = Store(arguments["to"])
         self._target, self._other = stores[self._to], stores[self._to.other]
         self._transfer = Transfer(stores)
@@ -138,6 +179,8 @@ class ReplayWriter:
             stored for stored in found if stored.event.key and stored.event.key == (self._name or stored.event.key)
         ]
         self._counts.others += len(found) - len(wanted)
+        if self._check is not None:
+            wanted = self._authenticated(wanted, self._check)
         for stored in wanted:
             if why_unreadable(stored.event):
                 self._counts.cannot_read(stored)
@@ -146,6 +189,15 @@ class ReplayWriter:
         for stored in wanted:
             lots[zlib.crc32(stored.event.key.encode()) % WRITERS].append(stored)
         await all_or_none([self._lot(lot) for lot in lots if lot])
+
+    def _authenticated(self, found: Sequence[Stored], check: CodeCheck) -> list[Stored]:
+        wanted = []
+        for stored in found:
+            if check.accepts(stored):
+                wanted.append(stored)
+            else:
+                self._counts.refuse(stored, older=check.is_older(stored))
+        return wanted
 
     async def _lot(self, lot: list[Stored]) -> None:
         for some in _in_calls(lot):
@@ -343,5 +395,7 @@ def _request(some: Sequence[Stored]) -> pb.AdoptRecordsRequest | None:
     except DecodeError:
         return None
     request.from_log = True
+    # Those that are not accepted have been left out.
+    request.checked = True
     fits = all(record.key == stored.event.key for record, stored in zip(request.records, some, strict=True))
     return request if fits else None

@@ -72,6 +72,25 @@ def _revival(store: Store, status: pb.GetStatusResponse) -> str:
     return f"baton recover {name} brings it back" if status.fence_reason else f"see the log of store {store}"
 
 
+def _event_auth(subject: str, feed: pb.Feed) -> list[Finding]:
+    """The authentication of the events that this store applies."""
+    findings = []
+    if feed.unauthenticated_now:
+        remedy = (
+            "give all routers and stores the same event_keys; if they have, another program writes to the topic: take"
+            " its right to write away, then drop the events: baton events drop --unauthenticated"
+        )
+        text = f"{feed.unauthenticated_now} parked events have no right code ({feed.unauthenticated} in all)"
+        findings.append(Finding(Level.FAIL, subject, text, remedy))
+    if feed.event_keys_trouble:
+        remedy = "correct the file: until then the last good keys stay in use, and a restart fails"
+        findings.append(Finding(Level.WARN, subject, feed.event_keys_trouble, remedy))
+    if feed.event_auth in ("sign", "require"):
+        text = f"event_auth is {feed.event_auth}; keys: {', '.join(feed.event_keys)}, the first one signs"
+        findings.append(Finding(Level.PASS, subject, text))
+    return findings
+
+
 def _store(view: StoreView, clock: Clock) -> list[Finding]:
     subject = f"store {view.store}"
     status = view.status
@@ -92,9 +111,10 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
     if status.feed.trouble:
         remedy = "changes of the other store do not arrive: see that the event log is up and that the store reaches it"
         findings.append(Finding(Level.FAIL, subject, f"its feed stands still: {status.feed.trouble}", remedy))
-    if status.feed.parked_now:
+    if parked := status.feed.parked_now - status.feed.unauthenticated_now:
         remedy = "baton events parked shows them; phases cannot advance until they are applied or dropped"
-        findings.append(Finding(Level.WARN, subject, f"{status.feed.parked_now} events are parked", remedy))
+        findings.append(Finding(Level.WARN, subject, f"{parked} events are parked", remedy))
+    findings += _event_auth(subject, status.feed)
     findings += _old_rows(subject, status)
     if status.conflicts:
         remedy = "baton conflicts lists the changes that a seizure did not see; review and resolve each"

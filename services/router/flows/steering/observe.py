@@ -215,6 +215,7 @@ class Observer:
             backfill_finished_seconds_ago=backfill_seconds_ago,
             lag_seconds=max(lag for lag in lags if lag is not None) if sure and None not in lags else None,
             parked=sum(_not_applied(answer) for answer in answers if answer) if all_fresh else None,
+            unauthenticated=sum(one.feed.unauthenticated_now for one in answers if one) if all_fresh else None,
             canary_permille=setting.canary_permille,
             buckets_at_b=buckets_at_b if all_fresh else None,
             a_owned_records=a.owned_records if a else None,

@@ -9,6 +9,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,35 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _EventCode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EventCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventCode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVENT_CODE_UNSPECIFIED: _EventCode.ValueType  # 0
+    EVENT_CODE_NONE: _EventCode.ValueType  # 1
+    """The event has no code."""
+    EVENT_CODE_RIGHT: _EventCode.ValueType  # 2
+    """The code is right."""
+    EVENT_CODE_WRONG: _EventCode.ValueType  # 3
+    """The code is wrong, or of a key that this router does not have."""
+    EVENT_CODE_UNCHECKED: _EventCode.ValueType  # 4
+    """There is a code, and this router has no keys to check it."""
+
+class EventCode(_EventCode, metaclass=_EventCodeEnumTypeWrapper): ...
+
+EVENT_CODE_UNSPECIFIED: EventCode.ValueType  # 0
+EVENT_CODE_NONE: EventCode.ValueType  # 1
+"""The event has no code."""
+EVENT_CODE_RIGHT: EventCode.ValueType  # 2
+"""The code is right."""
+EVENT_CODE_WRONG: EventCode.ValueType  # 3
+"""The code is wrong, or of a key that this router does not have."""
+EVENT_CODE_UNCHECKED: EventCode.ValueType  # 4
+"""There is a code, and this router has no keys to check it."""
+Global___EventCode: _TypeAlias = EventCode  # noqa: Y015
 
 @_typing.final
 class ReadEventsRequest(_message.Message):
@@ -95,6 +125,8 @@ class LogEvent(_message.Message):
     RECORD_FIELD_NUMBER: _builtins.int
     TROUBLE_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    CODE_TROUBLE_FIELD_NUMBER: _builtins.int
     partition: _builtins.int
     offset: _builtins.int
     key: _builtins.str
@@ -107,6 +139,10 @@ class LogEvent(_message.Message):
     """Why there is no record. Empty for heartbeats and other internal messages."""
     content: _builtins.str
     """The record's content as JSON, if it was requested and this router knows its schema version."""
+    code: Global___EventCode.ValueType
+    """Authentication code of the event."""
+    code_trouble: _builtins.str
+    """Why the code is wrong. Empty if it is not."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """Time at which the log appended the event, by the log's clock."""
@@ -127,10 +163,12 @@ class LogEvent(_message.Message):
         record: _record_pb2.Record | None = ...,
         trouble: _builtins.str = ...,
         content: _builtins.str = ...,
+        code: Global___EventCode.ValueType = ...,
+        code_trouble: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "content", b"content", "key", b"key", "offset", b"offset", "partition", b"partition", "record", b"record", "time", b"time", "trouble", b"trouble", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "code", b"code", "code_trouble", b"code_trouble", "content", b"content", "key", b"key", "offset", b"offset", "partition", b"partition", "record", b"record", "time", b"time", "trouble", b"trouble", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -218,6 +256,7 @@ class ParkedEvent(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     TOPIC_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
+    UNAUTHENTICATED_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     partition: _builtins.int
     offset: _builtins.int
@@ -227,6 +266,8 @@ class ParkedEvent(_message.Message):
     bytes: _builtins.int
     topic: _builtins.str
     """Topic or file of the event. Empty if an earlier release parked it."""
+    unauthenticated: _builtins.bool
+    """The event has no right authentication code. Stores keep only the last 1000 of these."""
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParkedHeader]:
         """Headers of the message, in order, as text. Bytes that are not UTF-8 are replaced."""
@@ -242,10 +283,11 @@ class ParkedEvent(_message.Message):
         bytes: _builtins.int = ...,
         topic: _builtins.str = ...,
         headers: _abc.Iterable[Global___ParkedHeader] | None = ...,
+        unauthenticated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "headers", b"headers", "key", b"key", "offset", b"offset", "partition", b"partition", "reason", b"reason", "store", b"store", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "headers", b"headers", "key", b"key", "offset", b"offset", "partition", b"partition", "reason", b"reason", "store", b"store", "topic", b"topic", "unauthenticated", b"unauthenticated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -379,12 +421,15 @@ class DropParkedRequest(_message.Message):
     STORE_FIELD_NUMBER: _builtins.int
     PARTITION_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    UNAUTHENTICATED_FIELD_NUMBER: _builtins.int
     actor: _builtins.str
     reason: _builtins.str
     """Reason, required. Kept in the journal."""
     store: _record_pb2.Store.ValueType
     partition: _builtins.int
     offset: _builtins.int
+    unauthenticated: _builtins.bool
+    """Drop all events of the store without a right authentication code instead."""
     def __init__(
         self,
         *,
@@ -393,10 +438,11 @@ class DropParkedRequest(_message.Message):
         store: _record_pb2.Store.ValueType = ...,
         partition: _builtins.int = ...,
         offset: _builtins.int = ...,
+        unauthenticated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "offset", b"offset", "partition", b"partition", "reason", b"reason", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "offset", b"offset", "partition", b"partition", "reason", b"reason", "store", b"store", "unauthenticated", b"unauthenticated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,16 +453,22 @@ class DropParkedResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DROPPED_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Number of dropped events."""
     @_builtins.property
-    def dropped(self) -> Global___ParkedEvent: ...
+    def dropped(self) -> Global___ParkedEvent:
+        """The event, unless `unauthenticated` was set."""
+
     def __init__(
         self,
         *,
         dropped: Global___ParkedEvent | None = ...,
+        count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "dropped", b"dropped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

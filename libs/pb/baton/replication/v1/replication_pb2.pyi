@@ -323,6 +323,26 @@ class Feed(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class CheckedFromEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NEXT_OFFSETS_FIELD_NUMBER: _builtins.int
     READ_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
@@ -335,6 +355,12 @@ class Feed(_message.Message):
     CLOCK_AHEAD_SECONDS_FIELD_NUMBER: _builtins.int
     LOG_REPLACED_FIELD_NUMBER: _builtins.int
     LOG_ADOPTED_FIELD_NUMBER: _builtins.int
+    UNAUTHENTICATED_FIELD_NUMBER: _builtins.int
+    UNAUTHENTICATED_NOW_FIELD_NUMBER: _builtins.int
+    EVENT_AUTH_FIELD_NUMBER: _builtins.int
+    CHECKED_FROM_FIELD_NUMBER: _builtins.int
+    EVENT_KEYS_FIELD_NUMBER: _builtins.int
+    EVENT_KEYS_TROUBLE_FIELD_NUMBER: _builtins.int
     read: _builtins.int
     """Counters of events: read = applied + old + parked + journaled."""
     applied: _builtins.int
@@ -357,9 +383,24 @@ class Feed(_message.Message):
     """Log that the process adopted without a check since its start, because the events read so far carried no mark: first
     partition, its last read event, and the number of partitions. Empty if there was none.
     """
+    unauthenticated: _builtins.int
+    """Events without a right authentication code among `parked` and among `parked_now`. Only the last 1000 are kept."""
+    unauthenticated_now: _builtins.int
+    event_auth: _builtins.str
+    """Setting event_auth of the process that answers: off, sign or require. Empty from an earlier release."""
+    event_keys_trouble: _builtins.str
+    """Why the changed file of keys is not used. Empty if it is."""
     @_builtins.property
     def next_offsets(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Next offset to read, by partition of the log."""
+
+    @_builtins.property
+    def checked_from(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Offset by partition from which on each event needs a right code. Empty if no process of the store has required one."""
+
+    @_builtins.property
+    def event_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the keys of the process that answers: first the one that signs."""
 
     def __init__(
         self,
@@ -376,10 +417,16 @@ class Feed(_message.Message):
         clock_ahead_seconds: _builtins.float = ...,
         log_replaced: _builtins.str = ...,
         log_adopted: _builtins.str = ...,
+        unauthenticated: _builtins.int = ...,
+        unauthenticated_now: _builtins.int = ...,
+        event_auth: _builtins.str = ...,
+        checked_from: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        event_keys: _abc.Iterable[_builtins.str] | None = ...,
+        event_keys_trouble: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "clock_ahead_seconds", b"clock_ahead_seconds", "journaled", b"journaled", "last_event_age_seconds", b"last_event_age_seconds", "log_adopted", b"log_adopted", "log_replaced", b"log_replaced", "next_offsets", b"next_offsets", "old", b"old", "parked", b"parked", "parked_now", b"parked_now", "read", b"read", "trouble", b"trouble"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "checked_from", b"checked_from", "clock_ahead_seconds", b"clock_ahead_seconds", "event_auth", b"event_auth", "event_keys", b"event_keys", "event_keys_trouble", b"event_keys_trouble", "journaled", b"journaled", "last_event_age_seconds", b"last_event_age_seconds", "log_adopted", b"log_adopted", "log_replaced", b"log_replaced", "next_offsets", b"next_offsets", "old", b"old", "parked", b"parked", "parked_now", b"parked_now", "read", b"read", "trouble", b"trouble", "unauthenticated", b"unauthenticated", "unauthenticated_now", b"unauthenticated_now"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -684,8 +731,13 @@ class AdoptRecordsRequest(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     FROM_LOG_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
     from_log: _builtins.bool
     """The records are events of the log, to which other programs may write. Each is checked as the feed checks it."""
+    checked: _builtins.bool
+    """With from_log: the caller has checked the authentication codes of the events. A store with event_auth require
+    accepts no others.
+    """
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]: ...
     def __init__(
@@ -693,10 +745,11 @@ class AdoptRecordsRequest(_message.Message):
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
         from_log: _builtins.bool = ...,
+        checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_log", b"from_log", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "from_log", b"from_log", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -925,6 +978,7 @@ class PullChangesRequest(_message.Message):
     WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     LOG_TROUBLE_FIELD_NUMBER: _builtins.int
     ASIDE_FIELD_NUMBER: _builtins.int
+    RELAY_CODE_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     wait_seconds: _builtins.float
     """Maximum time to wait for a first change."""
@@ -934,6 +988,10 @@ class PullChangesRequest(_message.Message):
     """
     aside: _builtins.bool
     """Return changes that were set aside instead, oldest first, to be offered to the log again. Does not wait."""
+    relay_code: _builtins.bytes
+    """The relay's proof that it signs events: baton-mac of an event for the log's topic without key and value, whose only
+    other header is baton-proof with the value relay. A store with event_auth sign or require answers no other relay.
+    """
     def __init__(
         self,
         *,
@@ -941,10 +999,11 @@ class PullChangesRequest(_message.Message):
         wait_seconds: _builtins.float = ...,
         log_trouble: _builtins.str = ...,
         aside: _builtins.bool = ...,
+        relay_code: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "limit", b"limit", "log_trouble", b"log_trouble", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "limit", b"limit", "log_trouble", b"log_trouble", "relay_code", b"relay_code", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1548,6 +1607,7 @@ class ListParkedResponse(_message.Message):
         EVENT_FIELD_NUMBER: _builtins.int
         HEADERS_FIELD_NUMBER: _builtins.int
         TOPIC_FIELD_NUMBER: _builtins.int
+        UNAUTHENTICATED_FIELD_NUMBER: _builtins.int
         partition: _builtins.int
         offset: _builtins.int
         key: _builtins.str
@@ -1555,6 +1615,8 @@ class ListParkedResponse(_message.Message):
         event: _builtins.bytes
         topic: _builtins.str
         """Topic or file of the event. Empty if an earlier release parked it."""
+        unauthenticated: _builtins.bool
+        """The event has no right authentication code."""
         @_builtins.property
         def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListParkedResponse.Header]:
             """Headers of the message. A first header named baton-unreadable has the reason if the message could not be parsed."""
@@ -1569,10 +1631,11 @@ class ListParkedResponse(_message.Message):
             event: _builtins.bytes = ...,
             headers: _abc.Iterable[Global___ListParkedResponse.Header] | None = ...,
             topic: _builtins.str = ...,
+            unauthenticated: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "headers", b"headers", "key", b"key", "offset", b"offset", "partition", b"partition", "reason", b"reason", "topic", b"topic"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "headers", b"headers", "key", b"key", "offset", b"offset", "partition", b"partition", "reason", b"reason", "topic", b"topic", "unauthenticated", b"unauthenticated"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1648,17 +1711,21 @@ class DropParkedRequest(_message.Message):
 
     PARTITION_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    UNAUTHENTICATED_FIELD_NUMBER: _builtins.int
     partition: _builtins.int
     offset: _builtins.int
+    unauthenticated: _builtins.bool
+    """Drop all events without a right authentication code instead."""
     def __init__(
         self,
         *,
         partition: _builtins.int = ...,
         offset: _builtins.int = ...,
+        unauthenticated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "partition", b"partition"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "partition", b"partition", "unauthenticated", b"unauthenticated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1669,16 +1736,20 @@ class DropParkedResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FOUND_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     """False if no such event is parked here."""
+    dropped: _builtins.int
+    """Number of dropped events."""
     def __init__(
         self,
         *,
         found: _builtins.bool = ...,
+        dropped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "found", b"found"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
