@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ async def test_a_row_that_another_program_wrote_into_the_file_stops_no_reader(tm
     path = tmp_path / "log.db"
     async with SqliteEventLog.open(path) as log:
         await log.append([event("sandboxes/a", 1)], partition=3)
-        with sqlite3.connect(path) as other:
+        with closing(sqlite3.connect(path)) as other, other:
             other.execute("INSERT INTO event VALUES (3, 1, 'k2', x'7632', x'00000003ff', 1.0)")
             other.execute("INSERT INTO event VALUES (3, 2, CAST(x'ff6b33' AS TEXT), 'v3', x'', 1.0)")
             other.execute("UPDATE part SET next = 3 WHERE part = 3")

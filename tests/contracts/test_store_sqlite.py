@@ -45,7 +45,7 @@ from tests.waiting import eventually
 
 KEY = "sandboxes/a"
 BOUND_SECONDS = 10.0
-ACKNOWLEDGED = 300
+ACKNOWLEDGED = 100
 
 
 @pytest.fixture(params=[adapter for adapter in ADAPTERS if adapter.sqlite], ids=str)
