@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -128,6 +128,14 @@ def connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
     return connection
 
 
+def _connections(path: Path, count: int, busy_seconds: float) -> list[sqlite3.Connection]:
+    """All or, if one fails, none."""
+    with ExitStack() as opened:
+        found = [opened.enter_context(closing(connect(path, busy_seconds))) for _ in range(count)]
+        opened.pop_all()
+    return found
+
+
 def _enter_wal(connection: sqlite3.Connection, busy_seconds: float) -> None:
     deadline = time.monotonic() + busy_seconds
     while True:
@@ -218,8 +226,7 @@ class Database:
         self._broken = False
         """The writer's connection is closed, after a transaction that could not be undone."""
         self._migrating = False
-        self._writer = connect(path, options.busy_seconds)
-        self._readers = [connect(path, options.busy_seconds) for _ in range(options.readers)]
+        self._writer, *self._readers = _connections(path, 1 + options.readers, options.busy_seconds)
         self._idle = deque(self._readers)
         self._pool = ThreadPoolExecutor(options.readers, thread_name_prefix=f"read-{path.name}")
         self._reads = 0

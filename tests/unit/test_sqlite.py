@@ -437,3 +437,24 @@ async def test_jobs_that_a_writer_leaves_are_answered_when_its_time_to_close_is_
                 await job
             gate.go_on.set()
             await asyncio.to_thread(database._thread.join, BOUND_SECONDS)
+
+
+async def test_a_database_that_cannot_be_opened_leaves_no_connection_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+    connect = libs.sqlite.connect
+
+    def connect_twice(path: Path, busy_seconds: float) -> sqlite3.Connection:
+        if len(opened) == 2:
+            raise StoreUnavailable("no third connection")
+        opened.append(connect(path, busy_seconds))
+        return opened[-1]
+
+    monkeypatch.setattr(libs.sqlite, "connect", connect_twice)
+    with pytest.raises(StoreUnavailable, match="no third connection"):
+        async with Database.open(tmp_path / "d.db", (TABLE,)):
+            pytest.fail("it was opened")
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
