@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 from libs.backend.settings import BackendSettings
 from libs.clock import SystemClock
 from libs.http.opening import measured
+from libs.identity.settings import IdentitySettings
 from libs.locks.measured import MeasuredLocks
 from libs.locks.memory import MemoryLocks
 from libs.process import ProcessSettings
@@ -99,6 +100,12 @@ SECTIONS = (
         "Every process",
         "`PREFIX` is `SIMPLE_MCP`, `SERVICE_LAYER` or `BATON_ROUTER`.\n\n",
         ProcessSettings,
+        "PREFIX_",
+    ),
+    Section(
+        "Identity",
+        "Of every process, for its public listeners. [Security](security.md#identity) explains them.\n\n",
+        IdentitySettings,
         "PREFIX_",
     ),
     Section("Both stores", "`PREFIX` is `SIMPLE_MCP` or `SERVICE_LAYER`.\n\n", BackendSettings, "PREFIX_"),

@@ -17,7 +17,8 @@ from pydantic import AfterValidator, Field
 
 from libs.errors import BatonError
 from libs.eventlog.address import LogAddress, check_log_url
-from libs.settings import USAGE_EXIT_CODE, Settings, WrongSetting
+from libs.identity.settings import IdentitySettings
+from libs.settings import USAGE_EXIT_CODE, WrongSetting
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ Seconds = Annotated[float, Field(gt=0, le=3600)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
 
-class ProcessSettings(Settings):
+class ProcessSettings(IdentitySettings):
     event_log: Annotated[str, AfterValidator(check_log_url)]
     """The event log that both stores share: kafka://host:port/topic, sqlite:///path on one machine, or memory: in one
     process."""

@@ -121,10 +121,10 @@ class MortalClient(StoreClient):
         await self._life.at(f"after {name}")
         return answer
 
-    async def ask(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+    async def ask(self, method: Any, request: Any, timeout_seconds: float, extra: Any = ()) -> Any:
         name = f"{type(request).__name__.removesuffix('Request')} at {self.store}"
         await self._life.at(f"before {name}")
-        asked = partial(super().ask, method, request, timeout_seconds)
+        asked = partial(super().ask, method, request, timeout_seconds, extra)
         if self._life.hasty and type(request) in _CHANGING:
             self._life.put_off.append(asked)
             return _CHANGING[type(request)]()

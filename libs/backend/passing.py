@@ -1,4 +1,4 @@
-"""Forwarding of a client's call to the router: the same bytes and the client's own metadata.
+"""Forwarding of a client's call to the router: the same bytes and the client's own metadata, its token included.
 
 This store has done nothing for the call, so the router may choose new ids for it.
 """
@@ -17,7 +17,15 @@ from libs.rpc.channel import Channel
 from libs.rpc.errors import Context, never_sent, own_metadata, pass_on, reason_of
 
 _NOT_FROM_CLIENTS = frozenset(
-    {metadata.TOKEN, metadata.PRINCIPAL, metadata.REPLICA, metadata.REQUEST_ID, metadata.MADE_ID, metadata.ACK}
+    {
+        metadata.TOKEN,
+        metadata.PRINCIPAL,
+        metadata.PRINCIPAL_BIN,
+        metadata.REPLICA,
+        metadata.REQUEST_ID,
+        metadata.MADE_ID,
+        metadata.ACK,
+    }
 )
 MOST_WAITING = 64
 """Maximum number of calls that wait for the router. More fail at once: they must not occupy all calls of the

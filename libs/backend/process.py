@@ -34,12 +34,14 @@ from libs.contract.schemas import NEWEST
 from libs.eventlog.address import log_name
 from libs.eventlog.key_ring import KeyFile
 from libs.eventlog.lazy import LazyEventLog
+from libs.identity.opening import ANYBODY, AUTH_SETTING, Identity, open_identity
 from libs.locks.measured import MeasuredLocks
 from libs.locks.port import LockManager
 from libs.process import stop_signal
 from libs.rpc.auth import read_token
 from libs.rpc.channel import open_channel
 from libs.rpc.clients import Clients
+from libs.rpc.forwarded import ForwardedPrincipal
 from libs.rpc.gate import CONNECTION_SHARE
 from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.metadata import LOGGED
@@ -110,6 +112,7 @@ class Running:
     admission_loop: AdmissionLoop
     row_count: RowCountLoop
     http: HttpListener | None = None
+    identity: Identity = ANYBODY
 
     def __str__(self) -> str:
         http = f" http={self.http.address}" if self.http is not None else ""
@@ -136,6 +139,7 @@ async def open_backend(
 ) -> AsyncIterator[Running]:
     """A backend that listens and serves. The caller runs its loops. Raises BatonError if it cannot start."""
     clock = clock or SystemClock()
+    identity = await open_identity(settings, clock)
     token = read_token(settings.token_file) if settings.token_file else None
     keys = KeyFile(settings.event_keys, clock) if settings.event_keys else None
     async with AsyncExitStack() as stack:
@@ -189,10 +193,10 @@ async def open_backend(
         recovery = RecoveryApi(ports, serving, admission_loop, feed)
         repair = RepairApi(backend.operations, ports, deps)
         internal = Server(
-            ServerConfig(settings.internal, "internal", internal_limits, token, "token_file"),
+            ServerConfig(settings.internal, "internal", internal_limits, token, "token_file", ForwardedPrincipal()),
             [calls.internal(), replication.service(), recovery.service(), repair.service(), *audit],
         )
-        public, http = _public_doors(backend, settings, calls.public(passing), meter)
+        public, http = _public_doors(backend, settings, calls.public(passing), meter, identity)
         admission_loop.set_health = (
             internal.set_serving,
             public.set_serving,
@@ -210,6 +214,7 @@ async def open_backend(
             admission_loop,
             RowCountLoop(ports, admission.rows),
             http,
+            identity,
         )
         stack.push_async_callback(running.drain, settings.drain_seconds)
         await internal.start(serving=False)
@@ -221,18 +226,25 @@ async def open_backend(
 
 
 def _public_doors(
-    backend: Backend, settings: BackendSettings, contract: RawService, meter: Meter
+    backend: Backend, settings: BackendSettings, contract: RawService, meter: Meter, identity: Identity
 ) -> tuple[Server, HttpListener | None]:
     """The listeners for clients: gRPC, and HTTP if a setting has its address."""
     limits = replace(settings.limits(settings.public_calls, REQUEST_BYTES), connection_share=CONNECTION_SHARE)
-    public = Server(ServerConfig(settings.public, "public", limits), [contract])
+    public = Server(
+        ServerConfig(
+            settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING
+        ),
+        [contract],
+    )
     if not settings.http:
         return public, None
     # Only a process that serves HTTP loads it.
     from libs.http.opening import http_listener
 
     schema = backend.public_schema
-    return public, http_listener(settings.http, backend.contract, contract, public, meter, default_schema=schema)
+    return public, http_listener(
+        settings.http, backend.contract, contract, public, meter, default_schema=schema, identity=identity
+    )
 
 
 async def run_backend(backend: Backend, settings: BackendSettings) -> None:
@@ -250,6 +262,7 @@ async def run_backend(backend: Backend, settings: BackendSettings) -> None:
             running.row_count,
         )
         tasks = [owned.create_task(one.loop.run()) for one in loops]
+        tasks += [owned.create_task(loop.run()) for loop in running.identity.loops]
         log.info("ready %s", running)
         # The starter of the process learns the addresses from it, also if the system chose the ports.
         print(f"ready {running}", flush=True)

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from libs.errors import InvalidField
 from libs.http.call import DoorCall
 from libs.http.errors import BodyTooLarge, WrongMediaType
+from libs.identity.port import AUTHORIZATION
 from libs.rpc import metadata
 from libs.rpc.errors import Pairs
 from libs.rpc.limits import METADATA_BYTES
@@ -22,7 +23,7 @@ _NAME = re.compile(r"[a-z0-9_.-]+(?<!-bin)")
 """Name of text metadata. Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, "Custom-Metadata"."""
 _PAIR_BYTES = 32
 """Bytes that HTTP/2 counts for a header beside its name and value."""
-_ALWAYS = frozenset({metadata.TRACEPARENT, "tracestate", "user-agent"})
+_ALWAYS = frozenset({metadata.TRACEPARENT, "tracestate", "user-agent", AUTHORIZATION})
 _LOOSE = frozenset({"user-agent"})
 """Headers that clients send by default: a value that cannot travel as metadata is dropped, not refused."""
 

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from libs.errors import BatonError
+from libs.http.challenge import challenge_of
 from libs.rpc.errors import DETAILS_KEY, code_of, status_of
 
 HTTP_CODES: Mapping[grpc.StatusCode, int] = MappingProxyType(
@@ -172,9 +173,13 @@ class Failure:
                 return str(max(1, math.ceil(retry.retry_delay.ToTimedelta().total_seconds())))
         return ""
 
+    def challenge(self, resource_metadata: str = "") -> str:
+        """Value of WWW-Authenticate; "" unless the call is not authenticated."""
+        return challenge_of(self.status, resource_metadata) if self.code is grpc.StatusCode.UNAUTHENTICATED else ""
+
     def headers(self) -> dict[str, str]:
         """The parts of the error that HTTP has headers for."""
-        found = {"retry-after": self.retry_after, "allow": self.allowed}
+        found = {"retry-after": self.retry_after, "allow": self.allowed, "www-authenticate": self.challenge()}
         return {name: value for name, value in found.items() if value}
 
     def body(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from libs.http.errors import NoSuchPath, NoSuchVerb, RefusedByHttp, WrongMediaTy
 from libs.http.forms import Forms
 from libs.http.gateway import Gateway
 from libs.http.json_body import parse_json
+from libs.http.protected import ProtectedResource
 from libs.http.tools import Tool
 from libs.rpc.bodies import Bodies
 from libs.rpc.errors import Pairs
@@ -89,8 +90,9 @@ class GatewayCaller:
 class McpDoor:
     """An ASGI application. Its owner runs `run` from before the first request until after the last one."""
 
-    def __init__(self, gateway: Gateway, more: Iterable[Tool] = ()) -> None:
-        """`more`: additional tools of this process."""
+    def __init__(self, gateway: Gateway, more: Iterable[Tool] = (), resource: ProtectedResource | None = None) -> None:
+        """`more`: additional tools of this process. `resource`: metadata for clients without a token."""
+        self._resource = resource
         self._gateway = gateway
         self._more = tuple(more)
         self._bodies = Bodies()
@@ -132,10 +134,11 @@ class McpDoor:
         headers = Headers(scope=scope)
         try:
             self._check(scope, headers)
+            await self._authenticate(scope, headers)
             app = await self._loaded()
             body = await self._body(scope, headers, receive)
         except BatonError as error:
-            await _refuse(send, error, _INVALID_REQUEST)
+            await _refuse(send, error, _INVALID_REQUEST, self._resource.address(scope) if self._resource else "")
             return
         try:
             found = parse_json(body)
@@ -160,7 +163,11 @@ class McpDoor:
         kind = headers.get("content-type", "")
         if kind.partition(";")[0].strip().lower() != JSON:
             raise WrongMediaType(f"content-type: {kind[:80]!r} is not read here: send {JSON}")
-        metadata_of(headers, self._gateway.contract.schemas.metadata)
+
+    async def _authenticate(self, scope: Scope, headers: Headers) -> None:
+        """Every message needs a principal, so that clients learn at once how to get a token. Raises BatonError."""
+        metadata = metadata_of(headers, self._gateway.contract.schemas.metadata)
+        await self._gateway.gate.authenticate(DoorCall(metadata, peer_of(scope), _nothing))
 
     async def _loaded(self) -> ASGIApp:
         if self._app is None:
@@ -244,14 +251,16 @@ def _with_headers(scope: Scope, send: Send) -> Send:
     return sending
 
 
-async def _refuse(send: Send, error: BatonError, code: int) -> None:
+async def _nothing() -> bytes:
+    return b""
+
+
+async def _refuse(send: Send, error: BatonError, code: int, resource_metadata: str = "") -> None:
     """Send a JSON-RPC error. The rest of the request is not read, so the connection cannot be reused."""
     failed = failure_of(error)
-    headers = {"connection": "close"}
-    if failed.allowed:
-        headers["allow"] = failed.allowed
-    if failed.retry_after:
-        headers["retry-after"] = failed.retry_after
+    headers = {"connection": "close", **failed.headers()}
+    if challenge := failed.challenge(resource_metadata):
+        headers["www-authenticate"] = challenge
     body = {"code": code, "message": f"{error.reason}: {failed.status.message}", "data": failed.body()}
     data = json.dumps({"jsonrpc": "2.0", "id": None, "error": body}, ensure_ascii=False).encode(errors="replace")
     await respond(send, failed.http_code, headers, data, JSON)

@@ -100,11 +100,13 @@ class _Document:
             },
             "servers": [{"url": "/", "description": "This listener."}],
             "tags": [{"name": self._service.name, "description": self._comments.at(self._contract.service).text}],
+            "security": [{}, {parts.BEARER: []}],
             "paths": paths,
             "components": {
                 "schemas": dict(sorted(self._schemas.found.items())),
                 "parameters": shared,
                 "headers": dict(parts.HEADERS),
+                "securitySchemes": parts.SECURITY_SCHEMES,
                 "responses": {f"Error{code}": parts.error_response(code) for code in sorted(self._codes)},
             },
         }

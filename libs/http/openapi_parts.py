@@ -89,6 +89,17 @@ PARAMETERS: Mapping[str, Schema] = MappingProxyType(
     }
 )
 
+BEARER = "bearer"
+"""Name of the security scheme."""
+
+SECURITY_SCHEMES: Schema = {
+    BEARER: {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token, if the listener's operator requires one.",
+    }
+}
+
 HEADERS: Mapping[str, Schema] = MappingProxyType(
     {
         "ETag": {
@@ -110,6 +121,10 @@ HEADERS: Mapping[str, Schema] = MappingProxyType(
         "Retry-After": {
             "description": "Seconds after which a retry can help.",
             "schema": {"type": "integer", "minimum": 1},
+        },
+        "WWW-Authenticate": {
+            "description": "How to authenticate (RFC 6750), and why the token was refused.",
+            "schema": {"type": "string"},
         },
         "Age": {
             "description": "Maximum age of a stale answer, in seconds.",
@@ -166,6 +181,7 @@ _BY_HTTP_ONLY: Mapping[int, str] = MappingProxyType(
 _MEANINGS: Mapping[int, str] = MappingProxyType(
     {
         400: "The request is not valid, or not possible in the record's current state.",
+        401: "The listener's operator requires a token, and the request has none or one that is not valid.",
         404: "The record does not exist.",
         409: "The record already exists, or another write came first, or the record is busy.",
         429: "There are too many calls, or a store is full.",
@@ -187,7 +203,7 @@ _DETAILS: tuple[Descriptor, ...] = (
 
 def error_codes(*, keyed: bool, body: bool) -> list[int]:
     """HTTP codes of possible errors. `keyed`: the path names a record."""
-    found = {400, 408, 409, 429, 431, 500, 501, 503, 504}
+    found = {400, 401, 408, 409, 429, 431, 500, 501, 503, 504}
     found |= {404} if keyed else set()
     found |= {413, 415} if body else set()
     return sorted(found)
@@ -197,7 +213,8 @@ def error_response(code: int) -> Schema:
     """An error response by AIP-193."""
     statuses = [status.name for status, http in HTTP_CODES.items() if http == code]
     text = _BY_HTTP_ONLY.get(code) or f"{_MEANINGS[code]} Status: {', '.join(statuses)}."
-    names = (*(("Retry-After",) if code in _RETRIABLE else ()), *_OF_ANSWERS)
+    own = ("Retry-After",) if code in _RETRIABLE else ("WWW-Authenticate",) if code == 401 else ()
+    names = (*own, *_OF_ANSWERS)
     return {
         "description": text,
         "headers": header_references(names),

@@ -16,8 +16,10 @@ from libs.http.gateway import Gateway
 from libs.http.listener import HttpConfig, HttpListener
 from libs.http.mcp_door import McpDoor
 from libs.http.procedures import Procedures
+from libs.http.protected import ProtectedResource
 from libs.http.rest import RestDoor
 from libs.http.tools import Tool
+from libs.identity.opening import ANYBODY, Identity
 from libs.rpc.server import RawService, Server
 
 SETTING = "http"
@@ -36,16 +38,20 @@ def http_listener(
     *,
     default_schema: int = NEWEST,
     more_tools: MoreTools = lambda _: (),
+    identity: Identity = ANYBODY,
 ) -> HttpListener:
-    """Build the listener of the service that `public` serves, with the limits of `public`; the caller starts it. Raises
-    UnfitContract, UnfitTemplate."""
+    """Build the listener of the service that `public` serves, with its limits and its authentication; the caller starts
+    it. Raises UnfitContract, UnfitTemplate, CannotListen."""
+    public.check_exposure(SETTING, address)
     gateway = Gateway(contract, service, public.gate, default_schema)
     procedures = Procedures(gateway)
-    mcp = McpDoor(gateway, more_tools(gateway))
+    resource = ProtectedResource(mcp_door.PATH, identity.issuer, identity.public_url) if identity.issuer else None
+    mcp = McpDoor(gateway, more_tools(gateway), resource)
     paths: dict[str, ASGIApp] = {
         procedures.prefix: procedures,
         **dict.fromkeys(mcp_door.PATHS, mcp),
         **documents(contract),
+        **(dict.fromkeys(resource.paths, resource) if resource is not None else {}),
     }
     doors = Doors(RestDoor(gateway), lambda: listener.serving, measured(meter), paths)
     listener = HttpListener(HttpConfig(address, SETTING), doors, [mcp.run])

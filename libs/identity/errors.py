@@ -72,8 +72,20 @@ class TokenAlgorithm(Unauthenticated):
     reason = "TOKEN_ALGORITHM"
 
 
+class TokenClaimMissing(Unauthenticated):
+    """The token lacks one of the claims iss, aud, sub and exp."""
+
+    reason = "TOKEN_CLAIM_MISSING"
+
+
+class TokenTooLarge(Unauthenticated):
+    """The token names too many accounts."""
+
+    reason = "TOKEN_TOO_LARGE"
+
+
 class CertificateMissing(Unauthenticated):
-    """This listener requires a client certificate."""
+    """This listener requires a client certificate with a URI, DNS or e-mail name."""
 
     reason = "CERTIFICATE_MISSING"
 

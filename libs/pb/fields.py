@@ -107,6 +107,7 @@ FIELDS: dict[str, str] = {
     'baton.control.v1.StoreStatus': 'store reachable serving note backend records owned_records owned_buckets outbox_entries outbox_oldest_seconds lag_events lag_seconds parked reads writes failures feed_read feed_applied feed_old feed_trouble waiting unfilled_records set_aside unauthenticated event_auth',
     'baton.control.v1.WatchStatusRequest': 'interval_seconds',
     'baton.control.v1.WatchStatusResponse': 'status',
+    'baton.identity.v1.Principal': 'subject accounts roles',
     'baton.options.v1.ListRule': 'items next_page_token page_token page_size default_page_size max_page_size',
     'baton.options.v1.MethodRule': 'key made_id creates creates_if operation request_id list ignored_reply_fields watch revision changes_nothing_if new_key_pattern probe_if',
     'baton.options.v1.SchemaForm': 'version message form',

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import os
 from pathlib import Path
 from typing import Any
 
 from libs.errors import BatonError
+from libs.identity.files import is_open_to_all
 from libs.rpc import metadata
 
 MIN_TOKEN_CHARACTERS = 16
@@ -32,7 +32,7 @@ def read_token(path: Path) -> bytes:
     A file that every user of the machine can read or change is refused.
     """
     try:
-        if _open_to_all(path):
+        if is_open_to_all(path):
             raise TokenUnfit(f"every user of this machine can read or change the token file {path}: chmod 600 {path}")
         token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -43,17 +43,6 @@ def read_token(path: Path) -> bytes:
             f" {MAX_TOKEN_CHARACTERS} printable ASCII characters"
         )
     return token.encode()
-
-
-def _open_to_all(path: Path) -> bool:
-    """Whether every user can reach the file and read or change it. Raises OSError.
-
-    The mode is ignored on a read-only file system: containers mount secrets that way, often with mode 0444, and have no
-    other users.
-    """
-    if not path.stat().st_mode & 0o006 or os.statvfs(path).f_flag & os.ST_RDONLY:
-        return False
-    return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
 
 
 def check_token(found: Any, token: bytes) -> None:

@@ -8,7 +8,6 @@ from uuid import NAMESPACE_URL, uuid5
 
 from libs.errors import InvalidField
 from libs.identity.principal import ANONYMOUS_SUBJECT, current_principal
-from libs.ownership.limits import MAX_PRINCIPAL_BYTES
 from libs.rpc import metadata
 
 _MADE_IDS = uuid5(uuid5(NAMESPACE_URL, "baton:principals"), ANONYMOUS_SUBJECT)
@@ -48,7 +47,8 @@ class Caller:
 def read_caller(found: Any, *, internal: bool) -> Caller:
     """Read a call's metadata. Raises InvalidField.
 
-    Principal, ids and replica reads are trusted on internal listeners only; a public listener uses just the trace.
+    Ids and replica reads are trusted on internal listeners only; a public listener uses just the trace. The principal
+    is that of the gate.
     """
     values: dict[str, str] = {}
     for name, value in found or ():
@@ -60,14 +60,11 @@ def read_caller(found: Any, *, internal: bool) -> Caller:
         traceparent = ""
     if not internal:
         return Caller(principal=served_as(), traceparent=traceparent)
-    principal = values.get(metadata.PRINCIPAL, ANONYMOUS_SUBJECT)
-    if not 0 < len(principal.encode()) <= MAX_PRINCIPAL_BYTES:
-        raise InvalidField(metadata.PRINCIPAL, principal, f"1 to {MAX_PRINCIPAL_BYTES} bytes")
     made_id = values.get(metadata.MADE_ID, "")
     if len(made_id) > _MADE_ID_CHARACTERS:
         raise InvalidField(metadata.MADE_ID, made_id, f"at most {_MADE_ID_CHARACTERS} characters")
     return Caller(
-        principal=principal,
+        principal=served_as(),
         request_id=values.get(metadata.REQUEST_ID, ""),
         made_id=made_id,
         replica=values.get(metadata.REPLICA) == "1",
@@ -79,7 +76,6 @@ def read_caller(found: Any, *, internal: bool) -> Caller:
 
 _NAMES = frozenset(
     {
-        metadata.PRINCIPAL,
         metadata.REQUEST_ID,
         metadata.MADE_ID,
         metadata.REPLICA,

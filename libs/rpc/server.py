@@ -75,6 +75,8 @@ class ServerConfig:
     """Name of the token's setting, for an internal listener: beyond loopback it needs a token."""
     authenticator: Authenticator | None = None
     """None if every caller is anonymous."""
+    auth_setting: str = ""
+    """Name of the authenticator's setting, for a public listener: beyond loopback it needs one."""
 
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -167,7 +169,7 @@ class Server:
         self._server.add_generic_rpc_handlers((standard.handlers(self._health),))
         self._reflection = reflection.Reflection(
             [*self._names, health.SERVICE_NAME, *reflection.NAMES],
-            self._gate.authenticate if config.authenticator is not None else None,
+            self._gate.authenticate if config.auth_setting else None,
         )
         self._server.add_generic_rpc_handlers(reflection.handlers(self._reflection))
         self._draining: asyncio.Task[int] | None = None
@@ -201,6 +203,7 @@ class Server:
                 f"{config.setting}: {config.address} can be reached from other machines: set {config.token_setting},"
                 " or listen on 127.0.0.1"
             )
+        self.check_exposure(config.setting, config.address)
         await self.set_serving(serving)
         try:
             self.port = self._server.add_insecure_port(config.address)
@@ -212,6 +215,16 @@ class Server:
                 " machine's; stop the process that uses it or set another address"
             )
         await self._server.start()
+
+    def check_exposure(self, setting: str, address: str) -> None:
+        """Check a listener of this server's services. Beyond loopback, the absence of authentication must be a
+        decision. Raises CannotListen."""
+        config = self._config
+        if config.auth_setting and config.authenticator is None and not is_loopback(address):
+            raise CannotListen(
+                f"{setting}: {address} can be reached from other machines: set {config.auth_setting} to jwt, mtls or"
+                " tokens, or to none if every client may read and change everything, or listen on 127.0.0.1"
+            )
 
     async def set_serving(self, serving: bool) -> None:
         """Set the health of the server and of each service."""

@@ -82,9 +82,9 @@ class TimedStore(StoreClient):
         self._attempts.note(self.store, timeout_seconds)
         return await super().call(path, request, timeout_seconds, extra)
 
-    async def ask(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+    async def ask(self, method: Any, request: Any, timeout_seconds: float, extra: Any = ()) -> Any:
         self._attempts.note(self.store, timeout_seconds)
-        return await super().ask(method, request, timeout_seconds)
+        return await super().ask(method, request, timeout_seconds, extra)
 
 
 class OneTry(Patience):

@@ -217,6 +217,12 @@ async def test_a_token_is_asked_for_at_the_internal_listener(tmp_path: Path, set
         ({"writes": "many"}, 2, "writes: 'many' is not valid"),
         ({"database": "mysql://x/y"}, 2, "database: 'mysql://x/y' is not valid"),
         ({"internal": "0.0.0.0:0"}, 1, "internal: 0.0.0.0:0 can be reached from other machines: set token_file"),
+        ({"public": "0.0.0.0:0"}, 1, "public: 0.0.0.0:0 can be reached from other machines: set public_auth"),
+        ({"http": "0.0.0.0:0"}, 1, "http: 0.0.0.0:0 can be reached from other machines: set public_auth"),
+        ({"public_auth": "some"}, 2, "public_auth: 'some' is not valid"),
+        ({"public_auth": "tokens"}, 2, "public_auth_file: it is not set"),
+        ({"public_auth": "jwt"}, 2, "jwt_issuer: it is not set"),
+        ({"public_auth": "tokens", "public_auth_file": "/missing"}, 1, "/missing cannot be read"),
         ({"event_log_partitions": "8"}, 1, "has 16 partitions, the settings say 8"),
     ],
 )

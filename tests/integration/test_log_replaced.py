@@ -125,7 +125,7 @@ async def test_the_feeds_go_on_behind_the_other_log_and_what_they_have_missed_is
 ) -> None:
     assert (await baton(controlled, "events", "restart", "--yes")).exit_code == Exit.USAGE
     refused = await baton(controlled, "events", "restart", "--yes", "--reason", "by mistake")
-    assert refused.exit_code == Exit.FAILED and "No store says that the event log was replaced" in refused.stderr
+    assert refused.exit_code == Exit.FAILED and "No store reports that the event log was replaced" in refused.stderr
     await replaced(controlled)
     plan = await answer(controlled, "events", "restart", "--reason", "the topic was deleted", "--dry-run")
     assert plan["dry_run"] is True and len(plan["effects"]) == 2
@@ -261,10 +261,10 @@ def before_the_second_feed(controlled: ControlledSystem, act: Callable[[], Await
     client = controlled.system.stores[Store.B]
     ask = client.ask
 
-    async def asked(method: Any, request: Any, timeout_seconds: float) -> Any:
+    async def asked(method: Any, request: Any, timeout_seconds: float, extra: Any = ()) -> Any:
         if method is client.replication.RestartFeed:
             await act()
-        return await ask(method, request, timeout_seconds)
+        return await ask(method, request, timeout_seconds, extra)
 
     client.ask = asked  # type: ignore[method-assign]
 

@@ -35,6 +35,7 @@ class Programs:
 
     http: Mapping[str, str]
     grpc: Mapping[str, str]
+    internal: Mapping[str, str]
 
     def url(self, place: str) -> str:
         return f"http://{self.http[place]}/mcp"
@@ -46,10 +47,15 @@ async def _locks() -> AsyncIterator[MemoryLocks]:
 
 
 @asynccontextmanager
-async def running_programs(folder: Path) -> AsyncIterator[Programs]:
+async def running_programs(folder: Path, **settings_of_all: Any) -> AsyncIterator[Programs]:
     """A owns everything. B passes calls that it cannot answer on to the router."""
     router = f"127.0.0.1:{free_port()}"
-    common: dict[str, Any] = {"internal": "127.0.0.1:0", "http": "127.0.0.1:0", "event_log": "memory:"}
+    common: dict[str, Any] = {
+        "internal": "127.0.0.1:0",
+        "http": "127.0.0.1:0",
+        "event_log": "memory:",
+        **settings_of_all,
+    }
     old = SimpleMcpSettings(public="127.0.0.1:0", database=folder / "a.db", router=router, **common)
     new = ServiceLayerSettings(public="127.0.0.1:0", database=f"sqlite:///{folder}/b.db", router=router, **common)
     initialise(old.database)
@@ -78,6 +84,7 @@ async def running_programs(folder: Path) -> AsyncIterator[Programs]:
             store_b=at_b.internal.address,
             event_log="memory:",
             control_store="memory:",
+            **settings_of_all,
         )
         at_router = await stack.enter_async_context(open_router(settings))
         tasks = [asyncio.create_task(loop.run()) for loop in at_router.loops]
@@ -86,6 +93,7 @@ async def running_programs(folder: Path) -> AsyncIterator[Programs]:
             yield Programs(
                 {"a": at_a.http.address, "b": at_b.http.address, "router": at_router.http.address},
                 {"a": at_a.public.address, "b": at_b.public.address, "router": router},
+                {"a": at_a.internal.address, "b": at_b.internal.address},
             )
         finally:
             for task in tasks:

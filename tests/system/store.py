@@ -36,6 +36,7 @@ from libs.pb.sandbox.v1 import sandbox_pb2, sandbox_service_pb2
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
+from libs.rpc.forwarded import ForwardedPrincipal
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
@@ -171,8 +172,9 @@ class OneStore:
 
 
 @asynccontextmanager
-async def listening(*services: RawService | TypedService) -> AsyncIterator[Server]:
-    server = Server(ServerConfig("127.0.0.1:0", "public"), list(services))
+async def listening(*services: RawService | TypedService, internal: bool = False) -> AsyncIterator[Server]:
+    authenticator = ForwardedPrincipal() if internal else None
+    server = Server(ServerConfig("127.0.0.1:0", "public", authenticator=authenticator), list(services))
     await server.start()
     try:
         yield server
@@ -216,7 +218,7 @@ async def running_store(
         passing = None
         if router:
             passing = Passing(await stack.enter_async_context(open_channel(router)), 5.0)
-        internal = await stack.enter_async_context(listening(*services.internal))
+        internal = await stack.enter_async_context(listening(*services.internal, internal=True))
         service = services.calls.public(passing)
         public = await stack.enter_async_context(listening(service))
         channels = [await stack.enter_async_context(open_channel(server.address)) for server in (public, internal)]

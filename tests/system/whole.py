@@ -24,6 +24,7 @@ from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.proving.servers.ports import free_port
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.clients import Clients
+from libs.rpc.forwarded import ForwardedPrincipal
 from libs.rpc.gate import ServerLimits
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
 from libs.store.memory import MemoryStore
@@ -121,8 +122,12 @@ class System:
     async def start(self, store: Store) -> None:
         """Start a new process of a stopped backend at the same address. Needs a system with patience."""
         backend = self.backends[store]
-        backend.server = Server(ServerConfig(backend.server.address, "internal"), backend.services)
+        backend.server = Server(_internal(backend.server.address), backend.services)
         await backend.server.start()
+
+
+def _internal(address: str) -> ServerConfig:
+    return ServerConfig(address, "internal", authenticator=ForwardedPrincipal())
 
 
 async def _store_process(
@@ -139,7 +144,7 @@ async def _store_process(
             return await ask()
 
     services = store_services(store, kit, SystemClock(), log, ask_other)
-    server = Server(ServerConfig(f"127.0.0.1:{port}", "internal"), services.internal)
+    server = Server(_internal(f"127.0.0.1:{port}"), services.internal)
     await server.start()
     backend = StoreProcess(
         services.ports, services.serving, server, services.feed, services.admission_loop, services.internal

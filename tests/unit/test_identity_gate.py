@@ -1,7 +1,9 @@
 """Authentication at a listener's gate, and the principal that calls see."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -9,15 +11,20 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from libs.identity.errors import TokenMissing
+from libs.identity.errors import TokenMissing, TokenUnknown
+from libs.identity.none import NoAuthentication
+from libs.identity.opening import Identity, with_own_calls
 from libs.identity.port import AUTHORIZATION, Authenticator, Credentials
 from libs.identity.principal import ANONYMOUS, Principal, Role, current_principal, subject_of
 from libs.ownership.limits import MAX_PRINCIPAL_BYTES
+from libs.pb.baton.identity.v1 import identity_pb2
+from libs.rpc import metadata
 from libs.rpc.caller import make_id, read_caller
-from libs.rpc.channel import Channel
+from libs.rpc.channel import Channel, RawCallable
 from libs.rpc.errors import Context, reason_of
+from libs.rpc.forwarded import ForwardedPrincipal, pair_of, principal_of
 from libs.rpc.gate import ServerLimits
-from libs.rpc.server import RawService, Server, ServerConfig
+from libs.rpc.server import CannotListen, RawService, Server, ServerConfig
 from tests.unit.test_rpc_server import Held, refusal, serving
 from tests.waiting import eventually
 
@@ -35,13 +42,20 @@ class Named:
         return Principal(subject_of("test", token.removeprefix("Bearer ")))
 
 
+class Refusing:
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        raise TokenUnknown()
+
+
 class Broken:
     async def authenticate(self, credentials: Credentials) -> Principal:
         raise RuntimeError("a defect with a secret")
 
 
 def config(authenticator: Authenticator | None, limits: ServerLimits | None = None) -> ServerConfig:
-    return ServerConfig("127.0.0.1:0", "public", limits or ServerLimits(), authenticator=authenticator)
+    return ServerConfig(
+        "127.0.0.1:0", "public", limits or ServerLimits(), authenticator=authenticator, auth_setting="public_auth"
+    )
 
 
 async def name(request: bytes, context: Context) -> bytes:
@@ -58,7 +72,7 @@ async def names(request: bytes, context: Context) -> AsyncGenerator[bytes, None]
 
 
 def service(held: Held | None = None) -> RawService:
-    return RawService(SERVICE, {"Name": name, "Hold": held or name}, {"Names": names})
+    return RawService(SERVICE, {"Name": name, "Hold": held or name, "Who": who}, {"Names": names})
 
 
 def bearer(token: str) -> grpc.aio.Metadata:
@@ -121,6 +135,78 @@ async def test_reflection_needs_a_principal_and_health_does_not() -> None:
         assert SERVICE in [one.name for one in answer.list_services_response.service]
         checked = await health.Check(health_pb2.HealthCheckRequest())
         assert checked.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_beyond_loopback_the_absence_of_authentication_must_be_written_down() -> None:
+    away = replace(config(None), address="0.0.0.0:0")
+    with pytest.raises(CannotListen, match=r"public: 0\.0\.0\.0:0 can be reached .* set public_auth to jwt"):
+        await Server(away, [service()]).start()
+    server = Server(replace(away, authenticator=NoAuthentication()), [service()])
+    await server.start()
+    server.check_exposure("http", "0.0.0.0:0")
+    await server.drain(0.0)
+    on_loopback = Server(config(None), [service()])
+    with pytest.raises(CannotListen, match=r"http: 0\.0\.0\.0:0 can be reached"):
+        on_loopback.check_exposure("http", "0.0.0.0:0")
+
+
+@asynccontextmanager
+async def internal() -> AsyncIterator[RawCallable]:
+    at = ServerConfig("127.0.0.1:0", "internal", authenticator=ForwardedPrincipal())
+    async with serving(at, service()) as (_, channel):
+        yield channel.multi_callable(f"/{SERVICE}/Who")
+
+
+async def who(request: bytes, context: Context) -> bytes:
+    return repr(current_principal()).encode()
+
+
+async def test_an_internal_listener_takes_the_principal_from_a_router_of_this_and_of_the_last_release() -> None:
+    ann = Principal("issuer:ann", frozenset({"acme", "größe"}), frozenset({Role.VIEWER, Role.OPERATOR}))
+    earlier = Principal("issuer:ann", roles=frozenset({Role.ADMIN}))
+    async with internal() as call:
+        for pairs, expected in (
+            ((pair_of(ann),), ann),
+            (((metadata.PRINCIPAL, "issuer:ann"), pair_of(ann)), ann),
+            (((metadata.PRINCIPAL, "issuer:ann"),), earlier),
+            (((metadata.PRINCIPAL, "anonymous"),), ANONYMOUS),
+            ((), ANONYMOUS),
+        ):
+            assert await call(b"", metadata=grpc.aio.Metadata(*pairs)) == repr(expected).encode()
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (metadata.PRINCIPAL_BIN, b"\xff"),
+        (metadata.PRINCIPAL_BIN, b""),
+        (metadata.PRINCIPAL_BIN, pair_of(Principal("p" * (MAX_PRINCIPAL_BYTES + 1)))[1]),
+        (metadata.PRINCIPAL, "p" * (MAX_PRINCIPAL_BYTES + 1)),
+    ],
+)
+async def test_an_internal_listener_refuses_a_principal_that_is_not_valid(pair: tuple[str, str | bytes]) -> None:
+    async with internal() as call:
+        refused = await refusal(call(b"", metadata=grpc.aio.Metadata(pair)))
+    assert reason_of(refused)[0] == "INVALID_FIELD"
+
+
+async def test_a_process_calls_its_own_listener_and_others_do_not_by_its_token() -> None:
+    identity = with_own_calls(Identity(Named()))
+    async with serving(config(identity.authenticator), service()) as (_, channel):
+        call = channel.multi_callable(f"/{SERVICE}/Name")
+        assert await call(b"", metadata=bearer("ann")) == b"test:ann test:ann"
+        assert reason_of(await refusal(call(b"")))[0] == "TOKEN_MISSING"
+    strict = with_own_calls(Identity(Refusing()))
+    async with serving(config(strict.authenticator), service()) as (_, channel):
+        call = channel.multi_callable(f"/{SERVICE}/Name")
+        assert await call(b"", metadata=grpc.aio.Metadata(*strict.own_metadata)) == b"baton:router baton:router"
+        for pairs in (identity.own_metadata, (), ((AUTHORIZATION, "Bearer "),)):
+            assert reason_of(await refusal(call(b"", metadata=grpc.aio.Metadata(*pairs))))[0] == "TOKEN_UNKNOWN"
+
+
+def test_a_role_of_a_newer_release_grants_nothing() -> None:
+    message = identity_pb2.Principal(subject="x:y", roles=[9])  # type: ignore[list-item]  # an unknown value
+    assert principal_of(message.SerializeToString()) == Principal("x:y")
 
 
 def test_a_role_includes_the_lower_ones() -> None:

@@ -25,8 +25,8 @@ from libs.http.templates import Template
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = json.loads((ROOT / "libs/pb/sandbox/v1/openapi.json").read_text())
-NOT_OF_AN_OPERATION = {"401", "403", "405"}
-"""Of internal listeners, of MCP, and of a method that a path does not have."""
+NOT_OF_AN_OPERATION = {"403", "405"}
+"""Of MCP, and of a method that a path does not have."""
 
 TOY = """
 syntax = "proto3";
@@ -173,7 +173,7 @@ def test_headers_and_errors_are_those_that_a_method_can_take_and_give(tmp_path: 
     assert headers("/v1/sandboxes/{sandbox}", "get") == always | {"If-None-Match"}
     assert headers("/v1/sandboxes:watch", "get") == always | {"Last-Event-ID"}
     assert set(paths["/v1/sandboxes/{sandbox}"]["get"]["responses"]) == {
-        *("200", "304", "400", "404", "408", "409", "429", "431", "500", "501", "503", "504")
+        *("200", "304", "400", "401", "404", "408", "409", "429", "431", "500", "501", "503", "504")
     }
     assert {"409", "413", "415"} <= set(paths["/v1/sandboxes"]["post"]["responses"])
     assert set(paths["/v1/sandboxes:watch"]["get"]["responses"]["200"]["content"]) == {
@@ -182,7 +182,7 @@ def test_headers_and_errors_are_those_that_a_method_can_take_and_give(tmp_path: 
     toy = made(tmp_path)
     assert "sandbox-schema-version" not in toy["components"]["parameters"]
     assert set(toy["paths"]["/v1/books/{name}"]["get"]["responses"]) == {
-        *("200", "304", "400", "404", "408", "409", "429", "431", "500", "501", "503", "504")
+        *("200", "304", "400", "401", "404", "408", "409", "429", "431", "500", "501", "503", "504")
     }
 
 

@@ -13,12 +13,14 @@ from google.protobuf.message import Message
 from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
 from libs.errors import BatonError, InvalidField
+from libs.identity.principal import current_principal
 from libs.ownership.limits import MAX_REQUEST_ID_BYTES
 from libs.ownership.model import Store, bucket_of
 from libs.rpc import metadata
 from libs.rpc.caller import make_id, read_caller
 from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, abort, pass_on
+from libs.rpc.forwarded import pair_of
 from libs.rpc.server import RawService
 from libs.tasks import Background
 from services.router.api.watch_methods import WatchMethods
@@ -84,7 +86,7 @@ class Proxy:
                 if method.shape is not None:
                     why.chosen = chosen = self._plan(why.setting, method, None, old_client=old)
                     ends_at = self.clock.monotonic() + _time_left(context)
-                    listed = ListCall(method, message, request, ends_at, version)
+                    listed = ListCall(method, message, request, ends_at, version, (pair_of(current_principal()),))
                     answer = await self.listing.call(listed, chosen.store)
                 else:
                     call = self._client_call(method, message, request, context, why)
@@ -116,7 +118,7 @@ class Proxy:
         schemas = self.contract.schemas
         caller = read_caller(context.invocation_metadata(), internal=False)
         seconds = left = _time_left(context)
-        extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, caller.principal)]
+        extra: list[tuple[str, str | bytes]] = [pair_of(current_principal())]
         key = method.key.of(message)
         if not method.is_read:
             request_id = _own_request_id(method, message) or str(uuid4())

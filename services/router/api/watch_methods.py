@@ -10,11 +10,13 @@ import grpc
 
 from libs.contract.descriptors import Contract, Method
 from libs.errors import BatonError
+from libs.identity.principal import current_principal
 from libs.ownership.model import Store
 from libs.rpc import metadata
 from libs.rpc.caller import read_caller
 from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, pass_on
+from libs.rpc.forwarded import pair_of
 from libs.rpc.gate import SlowReader, Stream
 from services.router.flows.calls.watch_streams import WatchCall, WatchStreams
 from services.router.flows.stores import Metadata, Refused
@@ -54,7 +56,7 @@ class WatchMethods:
     def _extra(self, context: Context, version: int) -> Metadata:
         caller = read_caller(context.invocation_metadata(), internal=False)
         schemas = self.contract.schemas
-        extra: list[tuple[str, str]] = [(metadata.PRINCIPAL, caller.principal)]
+        extra: list[tuple[str, str | bytes]] = [pair_of(current_principal())]
         if caller.traceparent:
             extra.append((metadata.TRACEPARENT, caller.traceparent))
         if schemas.metadata:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from libs.clock import Clock, SystemClock
+from libs.identity.opening import ANYBODY, AUTH_SETTING, Identity, open_identity, with_own_calls
 from libs.rpc.auth import read_token
 from libs.rpc.clients import Clients
 from libs.rpc.gate import CONNECTION_SHARE, ServerLimits
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
 class Router:
     """A router on open connections. The caller runs `loops` and calls `start`."""
 
-    def __init__(self, settings: RouterSettings, connections: Connections, clock: Clock) -> None:
+    def __init__(
+        self, settings: RouterSettings, connections: Connections, clock: Clock, identity: Identity = ANYBODY
+    ) -> None:
         name = settings.name or f"{socket.gethostname()}:{os.getpid()}"
         stores, control_store, contract = connections.stores, connections.control_store, connections.contract
         traffic, transfer = Traffic(), Transfer(stores)
@@ -61,16 +64,17 @@ class Router:
             auditor=Auditor(stores, clock, settings.ledger_limits),
             clients=Clients(contract.schemas, clock),
             public_address=lambda: self.public.address,
+            own_metadata=identity.own_metadata,
         )
         flows.add(FEATURES)
         patience = Patience(traffic, settings.owner_patience_seconds)
         self.writes = Background(settings.writes, "writes", lambda: patience.writes)
         proxy = _proxy(flows, patience, self.writes)
         control_api = flows.control_api()
-        self.public = _public(settings, proxy, patience)
+        self.public = _public(settings, proxy, patience, identity)
         self.control = _control(settings, control_api)
-        self.http = _http(settings, connections, proxy, self.public, control_api)
-        self.loops = [*flows.loops, Loop("mover", mover.run_once)]
+        self.http = _http(settings, connections, proxy, self.public, control_api, identity)
+        self.loops = [*flows.loops, Loop("mover", mover.run_once), *identity.loops]
 
     def __str__(self) -> str:
         http = f" http={self.http.address}" if self.http is not None else ""
@@ -97,9 +101,10 @@ class Router:
 async def open_router(settings: RouterSettings) -> AsyncIterator[Router]:
     """Open and start a router. Raises BatonError if a connection or a listener cannot be opened."""
     clock = SystemClock()
+    identity = with_own_calls(await open_identity(settings, clock))
     async with AsyncExitStack() as stack:
         connections = await stack.enter_async_context(open_connections(settings, clock))
-        router = Router(settings, connections, clock)
+        router = Router(settings, connections, clock, identity)
         stack.push_async_callback(router.drain, settings.drain_seconds)
         await router.start()
         yield router
@@ -127,7 +132,7 @@ def _proxy(flows: SharedFlows, patience: Patience, writes: Background) -> Proxy:
     )
 
 
-def _public(settings: RouterSettings, proxy: Proxy, patience: Patience) -> Server:
+def _public(settings: RouterSettings, proxy: Proxy, patience: Patience, identity: Identity) -> Server:
     limits = ServerLimits(
         settings.public_calls,
         waiting=lambda: patience.calls,
@@ -136,7 +141,10 @@ def _public(settings: RouterSettings, proxy: Proxy, patience: Patience) -> Serve
         default_deadline_seconds=settings.default_deadline_seconds,
         longest_deadline_seconds=settings.longest_deadline_seconds,
     )
-    return Server(ServerConfig(settings.public, "public", limits), [proxy.service()])
+    config = ServerConfig(
+        settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING
+    )
+    return Server(config, [proxy.service()])
 
 
 def _control(settings: RouterSettings, api: TypedService) -> Server:
@@ -146,7 +154,12 @@ def _control(settings: RouterSettings, api: TypedService) -> Server:
 
 
 def _http(
-    settings: RouterSettings, connections: Connections, proxy: Proxy, public: Server, control_api: TypedService
+    settings: RouterSettings,
+    connections: Connections,
+    proxy: Proxy,
+    public: Server,
+    control_api: TypedService,
+    identity: Identity,
 ) -> HttpListener | None:
     if not settings.http:
         return None
@@ -161,4 +174,5 @@ def _http(
         public,
         connections.meter,
         more_tools=partial(router_tools, control_api),
+        identity=identity,
     )

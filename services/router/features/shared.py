@@ -74,6 +74,8 @@ class SharedFlows:
     clients: Clients
     public_address: Callable[[], str]
     """Address of the public listener once it serves."""
+    own_metadata: tuple[tuple[str, str], ...] = ()
+    """Metadata of the router's own calls of its public listener."""
     migration: Migration = field(init=False)
     measurement: Measurement = field(init=False)
     jobs: Jobs = field(init=False)

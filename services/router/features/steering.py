@@ -137,7 +137,7 @@ def phase_since(flows: SharedFlows) -> Feature:
 def probe(flows: SharedFlows) -> Feature:
     """Make synthetic calls."""
     connections = flows.connections
-    probe = Probe(connections.contract, connections.stores, flows.public_address, flows.clock)
+    probe = Probe(connections.contract, connections.stores, flows.public_address, flows.clock, flows.own_metadata)
     return Feature(methods=[ProbeMethods(flows.migration, probe)])
 
 

@@ -169,10 +169,10 @@ class StoreClient:
             return Away(self.store, error)
         return Refused(self.store, error)
 
-    async def ask(self, method: Any, request: Any, timeout_seconds: float) -> Any:
+    async def ask(self, method: Any, request: Any, timeout_seconds: float, extra: Metadata = ()) -> Any:
         """Call the replication API: `await client.ask(client.replication.GetStatus, request, 1)`."""
         try:
-            return await method(request, timeout=timeout_seconds, metadata=grpc.aio.Metadata(*self._token))
+            return await method(request, timeout=timeout_seconds, metadata=grpc.aio.Metadata(*self._token, *extra))
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from None
 

@@ -31,7 +31,7 @@ from services.router.core.merge import HalfPage, Item, frame, merge, unknown_nam
 from services.router.flows.calls.attempt import Attempt, measured
 from services.router.flows.calls.forward import ATTEMPT_SHARE, MARGIN_SECONDS, READ_SHARE, ReadPolicy
 from services.router.flows.calls.patience import Patience, QueueFull, Waiting
-from services.router.flows.stores import Answer, Away, Refused, Stores
+from services.router.flows.stores import Answer, Away, Metadata, Refused, Stores
 from services.router.flows.traffic import Traffic
 
 LOOK_UP = 500
@@ -63,6 +63,8 @@ class ListCall:
     """Monotonic time of the caller's deadline."""
     schema_version: int = 0
     """The caller's schema version; 0 for the newest."""
+    extra: Metadata = ()
+    """Metadata for the stores: the principal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ class Listing:
         client = self._stores[store]
         seconds = max(call.ends_at - self._clock.monotonic(), 0.0) * ATTEMPT_SHARE
         attempt = Attempt(store, call.method.operation, call.method.is_read, seconds)
-        asking = client.ask(client.replication.ListRecords, page, seconds)
+        asking = client.ask(client.replication.ListRecords, page, seconds, call.extra)
         try:
             answer = await measured(self._traffic.meter, self._clock, attempt, asking)
         except Refused as refused:

@@ -87,11 +87,16 @@ class ProbeCounts:
     seconds: float = 0.0
 
 
+Own = tuple[tuple[str, str], ...]
+
+
 class Probe:
     """The prober of one router. It runs one probe at a time."""
 
-    def __init__(self, contract: Contract, stores: Stores, address: Callable[[], str], clock: Clock) -> None:
-        """`address`: of the router's public listener."""
+    def __init__(
+        self, contract: Contract, stores: Stores, address: Callable[[], str], clock: Clock, own: Own = ()
+    ) -> None:
+        """`address`: of the router's public listener. `own`: metadata by which it accepts these calls."""
         methods = [method for method in contract.methods.values() if method.key is not None]
         self._reads = [method for method in methods if method.is_read]
         self._writes = [method for method in methods if method.probe_if]
@@ -99,6 +104,7 @@ class Probe:
         self._template = named[0] if named else "{}"
         self._stores = stores
         self._address = address
+        self.own_metadata = own
         self._clock = clock
         self._busy = False
 
@@ -189,7 +195,9 @@ class _Run:
         else:
             self._counts.reads += 1
         call = self._channel.multi_callable(method.path)(
-            request.SerializeToString(), timeout=CALL_SECONDS, metadata=((metadata.EXPLAIN, "1"),)
+            request.SerializeToString(),
+            timeout=CALL_SECONDS,
+            metadata=(*self._probe.own_metadata, (metadata.EXPLAIN, "1")),
         )
         try:
             await call
