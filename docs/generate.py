@@ -31,6 +31,7 @@ from libs.locks.measured import MeasuredLocks
 from libs.locks.memory import MemoryLocks
 from libs.process import ProcessSettings
 from libs.settings import Settings
+from libs.tls.process import Tls
 from services.router.core.diagram import diagram, guarantees
 from services.router.core.evidence import Evidence
 from services.router.core.gates import GATES, Limits
@@ -244,6 +245,7 @@ GROUPS = (
     Group("Router", lambda meter: EvidenceMetrics(meter, Evidence, Limits, SystemClock())),
     Group("Locks of a store", lambda meter: MeasuredLocks(MemoryLocks(), SystemClock(), meter)),
     Group("HTTP listener of any process", measured),
+    Group("Certificates of any process", lambda meter: Tls().measure(meter)),
 )
 
 

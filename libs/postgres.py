@@ -7,7 +7,9 @@ acknowledged writes after a power loss, refuse some names, or break a feed in th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
@@ -23,6 +25,7 @@ _POOLER = (
     "a pooler stands before the database: sessions must keep their settings, advisory locks and prepared statements;"
     " give the server's own address (a process keeps a few connections of its own, see `baton bench pool`)"
 )
+_FILES = frozenset({"sslrootcert", "sslcert", "sslkey", "sslcrl"})
 _PROBE = "4321ms"
 """A session setting that no server has by default. A pooler refuses it, or drops it silently."""
 
@@ -49,6 +52,7 @@ async def check_fitness(dsn: str) -> None:
 
     `dsn`: asyncpg's form, "postgresql://user@host:port/database".
     """
+    check_files(dsn)
     try:
         connection = await _connect(dsn)
     except asyncpg.ProtocolViolationError as error:
@@ -57,6 +61,22 @@ async def check_fitness(dsn: str) -> None:
         await _check_server(connection)
     finally:
         await connection.close(timeout=CONNECT_SECONDS)
+
+
+def check_files(dsn: str) -> None:
+    """Check that the files for TLS in the address can be read: the driver's error does not name them.
+
+    Raises UnfitDatabase.
+    """
+    for name, value in parse_qsl(urlsplit(dsn).query):
+        if name in _FILES:
+            try:
+                Path(value).read_bytes()
+            except OSError as error:
+                raise UnfitDatabase(
+                    f"{name} in the database's address: {value} cannot be read: {error.strerror}; give the path of a"
+                    " PEM file"
+                ) from None
 
 
 async def _connect(dsn: str) -> _Connection:

@@ -9,16 +9,21 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from opentelemetry.metrics import Meter
 from pydantic import AfterValidator, Field
 
 from libs.errors import BatonError
 from libs.eventlog.address import LogAddress, check_log_url
+from libs.eventlog.security import KafkaSecurity
 from libs.identity.settings import IdentitySettings
 from libs.settings import USAGE_EXIT_CODE, WrongSetting
+from libs.telemetry.metrics import open_metrics
+from libs.tls.process import Tls, TlsPaths, open_tls
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +96,21 @@ class ProcessSettings(IdentitySettings):
     event_keys: Path | None = None
     """TOML file with the keys of events' authentication codes. A router with keys signs all events. The file is read
     again when it changes."""
+    event_log_security: Literal["PLAINTEXT", "SSL", "SASL_SSL", "SASL_PLAINTEXT"] = "PLAINTEXT"
+    """Security protocol of Kafka's listener. SASL_PLAINTEXT is for brokers on the same machine only."""
+    event_log_sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = ""
+    """How this process authenticates itself to Kafka, with SASL_SSL or SASL_PLAINTEXT."""
+    event_log_user: str = ""
+    """User name at Kafka."""
+    event_log_password_file: Path | None = None
+    """File with the user's password at Kafka; with OAUTHBEARER, with the token. It is read again for each new client of
+    Kafka, a token for each new connection."""
+    event_log_ca: Path | None = None
+    """PEM file with the CA of Kafka's certificates. Empty: the CAs of the system."""
+    event_log_certificate: Path | None = None
+    """PEM file with this process's certificate for Kafka, if Kafka requires one."""
+    event_log_key: Path | None = None
+    """PEM file with the key of that certificate."""
 
     http: Annotated[str, AfterValidator(check_optional_address)] = ""
     """Address of the HTTP listener (REST, Connect, gRPC-Web, MCP), host:port. Empty: no HTTP listener."""
@@ -98,10 +118,39 @@ class ProcessSettings(IdentitySettings):
     metrics: Annotated[str, AfterValidator(check_optional_address)] = ""
     """Address where Prometheus reads the metrics, host:port. Empty: the process keeps no metrics."""
 
+    tls_certificate: Path | None = None
+    """PEM file with the certificate of this process and its chain. With it, every listener of the process uses TLS, and
+    the process shows it to the other processes. It is read again when it changes."""
+    tls_key: Path | None = None
+    """PEM file with the key of the certificate, without a passphrase, not readable by every user."""
+    tls_client_ca: Path | None = None
+    """PEM file with the CA of the other processes and operators. With it, the internal and control listeners refuse
+    clients without a certificate from this CA."""
+    tls_public_client_ca: Path | None = None
+    """PEM file with the CA of the clients. With it, the public and HTTP listeners refuse clients without a certificate
+    from this CA."""
+    tls_ca: Path | None = None
+    """PEM file with the CA of the other processes' listeners. With it, this process calls them over TLS only and checks
+    that their certificates name the host of their address."""
+    tls_server_name: str = ""
+    """Name that the certificates of the other processes have, if it is not the host of their address. Required for
+    several addresses in one setting. Empty: the host."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log lines that are written, to stderr."""
     log_format: Literal["text", "json"] = "text"
     """Form of a log line."""
+
+    @property
+    def tls_paths(self) -> TlsPaths:
+        return TlsPaths(
+            self.tls_certificate,
+            self.tls_key,
+            self.tls_client_ca,
+            self.tls_public_client_ca,
+            self.tls_ca,
+            self.tls_server_name,
+        )
 
     @property
     def log_address(self) -> LogAddress:
@@ -111,7 +160,24 @@ class ProcessSettings(IdentitySettings):
             self.event_log_create,
             self.event_log_replication_factor,
             self.event_log_min_insync_replicas,
+            KafkaSecurity(
+                self.event_log_security,
+                self.event_log_sasl_mechanism,
+                self.event_log_user,
+                self.event_log_password_file,
+                self.event_log_ca,
+                self.event_log_certificate,
+                self.event_log_key,
+            ),
         )
+
+
+@asynccontextmanager
+async def open_basis(settings: ProcessSettings) -> AsyncIterator[tuple[Tls, Meter]]:
+    """The certificates of the process and its metrics. Raises TlsUnfit, CannotExport."""
+    async with open_tls(settings.tls_paths) as tls, open_metrics(settings.metrics, tls.metrics_context()) as meter:
+        tls.measure(meter)
+        yield tls, meter
 
 
 def stop_signal() -> asyncio.Event:

@@ -38,6 +38,7 @@ from libs.rpc.channel import open_channel
 from libs.rpc.metadata import TOKEN
 from libs.store.port import FeedState, StorePorts
 from libs.store.recovery import Identity
+from libs.tls.process import ClientTls
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,9 @@ AskOther = Callable[[], Awaitable[pb.GetStandingResponse]]
 
 
 @asynccontextmanager
-async def open_other(address: str, token: bytes | None) -> AsyncIterator[AskOther]:
+async def open_other(address: str, token: bytes | None, tls: ClientTls | None = None) -> AsyncIterator[AskOther]:
     """A function that asks the store at this internal address."""
-    async with open_channel(address) as channel:
+    async with open_channel(address, tls) as channel:
         stub = RecoveryServiceStub(channel.grpc)
         pairs = ((TOKEN, token.decode()),) if token else ()
 

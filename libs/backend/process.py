@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,7 @@ from libs.eventlog.lazy import LazyEventLog
 from libs.identity.opening import ANYBODY, AUTH_SETTING, Identity, open_identity
 from libs.locks.measured import MeasuredLocks
 from libs.locks.port import LockManager
-from libs.process import stop_signal
+from libs.process import open_basis, stop_signal
 from libs.rpc.auth import read_token
 from libs.rpc.channel import open_channel
 from libs.rpc.clients import Clients
@@ -48,8 +48,8 @@ from libs.rpc.metadata import LOGGED
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
 from libs.store.port import StorePorts
 from libs.tasks import Background
-from libs.telemetry.metrics import open_metrics
 from libs.telemetry.vitals import Gauges
+from libs.tls.files import TlsFiles
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -143,8 +143,8 @@ async def open_backend(
     token = read_token(settings.token_file) if settings.token_file else None
     keys = KeyFile(settings.event_keys, clock) if settings.event_keys else None
     async with AsyncExitStack() as stack:
+        tls, meter = await stack.enter_async_context(open_basis(settings))
         ports = await stack.enter_async_context(backend.open_store())
-        meter = await stack.enter_async_context(open_metrics(settings.metrics))
         locks = MeasuredLocks(await stack.enter_async_context(backend.open_locks()), clock, meter)
         server_id = await backend.server_id() if backend.server_id is not None else ""
         event_log = LazyEventLog(settings.log_address)
@@ -152,7 +152,8 @@ async def open_backend(
         if away := await event_log.try_open(_OPEN_LOG_SECONDS):
             log.warning("event_log: out of reach at the start, tried again while serving: %s", away)
         serving = Serving()
-        ask_other = await stack.enter_async_context(open_other(settings.other, token)) if settings.other else None
+        other = open_other(settings.other, token, tls.client) if settings.other else nullcontext()
+        ask_other = await stack.enter_async_context(other)
         auth = EventAuth(settings.event_auth, log_name(settings.event_log), ports.feed, keys)
         arrivals = Arrivals(ports, backend.operations.check_row, ask_other, auth)
         feed = ApplyLoop(ports, event_log.get, clock, arrivals, lambda: serving.admitted)
@@ -176,8 +177,13 @@ async def open_backend(
             ),
         )
         calls = Calls(backend.operations, backend.contract, ports, deps)
-        gauges = Gauges(lambda: ports.connections_in_use, lambda: locks.state.held)
-        facts = StoreFacts(backend.schema_version, server_id, settings.outbox_limits, gauges, locks)
+        facts = StoreFacts(
+            backend.schema_version,
+            server_id,
+            settings.outbox_limits,
+            Gauges(lambda: ports.connections_in_use, lambda: locks.state.held),
+            locks,
+        )
         replication = Replication(backend.operations, ports, feed, deps, facts)
         audit: list[TypedService] = []
         if backend.open_audit is not None:
@@ -185,7 +191,7 @@ async def open_backend(
             audit.append(AuditApi(parts, serving, clock).service())
         passing = None
         if settings.router:
-            router = await stack.enter_async_context(open_channel(settings.router))
+            router = await stack.enter_async_context(open_channel(settings.router, tls.client))
             passing = Passing(router, settings.default_deadline_seconds)
         internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
         admission = Admission(ports, event_log.get, ask_other, arrivals.read, auth)
@@ -193,10 +199,18 @@ async def open_backend(
         recovery = RecoveryApi(ports, serving, admission_loop, feed)
         repair = RepairApi(backend.operations, ports, deps)
         internal = Server(
-            ServerConfig(settings.internal, "internal", internal_limits, token, "token_file", ForwardedPrincipal()),
+            ServerConfig(
+                settings.internal,
+                "internal",
+                internal_limits,
+                token,
+                "token_file",
+                ForwardedPrincipal(),
+                tls=tls.private,
+            ),
             [calls.internal(), replication.service(), recovery.service(), repair.service(), *audit],
         )
-        public, http = _public_doors(backend, settings, calls.public(passing), meter, identity)
+        public, http = _public_doors(backend, settings, calls.public(passing), meter, identity, tls.public)
         admission_loop.set_health = (
             internal.set_serving,
             public.set_serving,
@@ -226,13 +240,18 @@ async def open_backend(
 
 
 def _public_doors(
-    backend: Backend, settings: BackendSettings, contract: RawService, meter: Meter, identity: Identity
+    backend: Backend,
+    settings: BackendSettings,
+    contract: RawService,
+    meter: Meter,
+    identity: Identity,
+    tls: TlsFiles | None,
 ) -> tuple[Server, HttpListener | None]:
     """The listeners for clients: gRPC, and HTTP if a setting has its address."""
     limits = replace(settings.limits(settings.public_calls, REQUEST_BYTES), connection_share=CONNECTION_SHARE)
     public = Server(
         ServerConfig(
-            settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING
+            settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING, tls=tls
         ),
         [contract],
     )
@@ -243,7 +262,13 @@ def _public_doors(
 
     schema = backend.public_schema
     return public, http_listener(
-        settings.http, backend.contract, contract, public, meter, default_schema=schema, identity=identity
+        settings.http,
+        backend.contract,
+        contract,
+        public,
+        meter,
+        default_schema=schema,
+        identity=identity,
     )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import EventLog
+from libs.eventlog.security import KafkaAccess, KafkaSecurity
 from libs.eventlog.sqlite import SqliteEventLog
 
 _MEMORY = "memory:"
@@ -29,6 +30,8 @@ class LogAddress:
     create: bool = False
     replication_factor: int = 3
     min_insync_replicas: int = 2
+    security: KafkaSecurity = field(default_factory=KafkaSecurity)
+    """TLS and user of a log in Kafka."""
 
     def __post_init__(self) -> None:
         check_log_url(self.url)
@@ -48,7 +51,7 @@ def log_name(url: str) -> str:
 
 @asynccontextmanager
 async def open_event_log(address: LogAddress) -> AsyncIterator[EventLog]:
-    """Open the log, and close it at the end. Raises TopicUnfit and LogUnavailable."""
+    """Open the log, and close it at the end. Raises TopicUnfit, LogUnavailable and TlsUnfit."""
     sqlite, kafka = _SQLITE.fullmatch(address.url), _KAFKA.fullmatch(address.url)
     if sqlite:
         async with SqliteEventLog.open(Path(sqlite[1]), address.partitions) as log:
@@ -65,6 +68,7 @@ async def open_event_log(address: LogAddress) -> AsyncIterator[EventLog]:
             create=address.create,
             replication_factor=address.replication_factor,
             min_insync_replicas=address.min_insync_replicas,
+            access=KafkaAccess(address.security, kafka[1]),
         )
         async with KafkaEventLog.open(settings) as remote:
             yield remote

@@ -160,25 +160,19 @@ class KafkaEventLog:
         async with self._producer_lock:
             if self._producer is None:
                 producer = AIOKafkaProducer(
-                    bootstrap_servers=self._settings.bootstrap,
+                    **self._settings.client(),
                     acks="all",
                     enable_idempotence=False,
                     linger_ms=_LINGER_MS,
                     max_batch_size=_BATCH_BYTES,
                     max_request_size=_MAX_REQUEST_BYTES,
-                    request_timeout_ms=round(self._settings.request_timeout_seconds * 1000),
                 )
                 self._producer = await self._start(producer)
             return self._producer
 
     async def _get_query_consumer(self) -> Any:
         if self._query_consumer is None:
-            consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._settings.bootstrap,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                request_timeout_ms=round(self._settings.request_timeout_seconds * 1000),
-            )
+            consumer = AIOKafkaConsumer(**self._settings.client(), enable_auto_commit=False, auto_offset_reset="none")
             self._query_consumer = await self._start(consumer)
         return self._query_consumer
 

@@ -3,16 +3,34 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+
+from libs.tls.files import TlsUnfit
 
 log = logging.getLogger(__name__)
 
 _BREAK_OFF_SECONDS = 2.0
 _CANCEL_AGAIN_SECONDS = 0.05
+_WHY_SECONDS = 2.0
+
+_CLOSED = "the broker closed the connection: does its listener use this event_log_security?"
+_REMEDIES: Mapping[type[Exception], str] = {
+    SaslAuthenticationFailed: "the broker refuses the user: check event_log_user, event_log_password_file and"
+    " event_log_sasl_mechanism",
+    UnsupportedSaslMechanismError: "the broker does not allow this event_log_sasl_mechanism",
+    KafkaConnectionError: _CLOSED,
+    ConnectionResetError: _CLOSED,
+}
 
 
 async def stop_within(client: Any, seconds: float) -> None:
@@ -36,6 +54,26 @@ async def stop_within(client: Any, seconds: float) -> None:
 def watch_metadata(consumer: Any, changed: Callable[[object], None]) -> None:
     """Call `changed` whenever the consumer has new metadata, which it requests after every error of a partition."""
     consumer._client.cluster.add_listener(changed)
+
+
+async def why_away(options: Mapping[str, Any]) -> str:
+    """Why no broker of the addresses lets a client in, in one line without secrets; "" if one does.
+
+    aiokafka's clients only report that they reached none.
+    """
+    found = ""
+    options = dict(options)
+    for address in options.pop("bootstrap_servers").split(","):
+        host, _, port = address.rpartition(":")
+        try:
+            async with asyncio.timeout(_WHY_SECONDS):
+                connection = await create_conn(host.strip("[]"), int(port), **options)
+        except (KafkaError, OSError, TimeoutError, TlsUnfit) as error:
+            found = _REMEDIES.get(type(error), "") or f"{type(error).__name__}: {error}"
+        else:
+            connection.close()
+            return ""
+    return found
 
 
 async def _break_off(client: Any) -> None:

@@ -101,14 +101,13 @@ class KafkaReader:
         if self._consumer is None:
             settings = self._settings
             consumer = AIOKafkaConsumer(
-                bootstrap_servers=settings.bootstrap,
+                **settings.client(),
                 group_id=None,
                 enable_auto_commit=False,
                 auto_offset_reset="none",
                 fetch_max_wait_ms=round(_FETCH_WAIT_SECONDS * 1000),
                 fetch_max_bytes=POLL_BYTES,
                 max_partition_fetch_bytes=_PARTITION_BYTES,
-                request_timeout_ms=round(settings.request_timeout_seconds * 1000),
             )
             try:
                 async with asyncio.timeout(settings.request_timeout_seconds):

@@ -1,15 +1,16 @@
 """Settings of the Kafka log, and the check of its topic."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from libs.eventlog.kafka_client import stop_within
+from libs.eventlog.kafka_client import stop_within, why_away
 from libs.eventlog.port import MAX_EVENT_BYTES, LogUnavailable, Retention, TopicUnfit
+from libs.eventlog.security import KafkaAccess
 
 _FRAMING_BYTES = 32 * 1024
 _LOOK_AGAIN_SECONDS = 0.05
@@ -32,6 +33,15 @@ class KafkaSettings:
     retention_hours: float = 7 * 24
     append_timeout_seconds: float = 10.0
     request_timeout_seconds: float = 4.0
+    access: KafkaAccess = field(default_factory=KafkaAccess)
+
+    def client(self) -> dict[str, Any]:
+        """Arguments of every client: where the brokers are, and how they are reached."""
+        return {
+            "bootstrap_servers": self.bootstrap,
+            "request_timeout_ms": round(self.request_timeout_seconds * 1000),
+            **self.access.options(),
+        }
 
 
 async def check_topic(settings: KafkaSettings) -> Retention:
@@ -42,9 +52,7 @@ async def check_topic(settings: KafkaSettings) -> Retention:
         TopicUnfit: it cannot serve; the message has the remedy.
         LogUnavailable: the broker is unavailable.
     """
-    admin = AIOKafkaAdminClient(
-        bootstrap_servers=settings.bootstrap, request_timeout_ms=round(settings.request_timeout_seconds * 1000)
-    )
+    admin = AIOKafkaAdminClient(**settings.client())
     try:
         async with asyncio.timeout(settings.append_timeout_seconds):
             await admin.start()
@@ -57,7 +65,8 @@ async def check_topic(settings: KafkaSettings) -> Retention:
             age = int(config["retention.ms"])
             return Retention(None if age < 0 else age / 1000, by_size=int(config["retention.bytes"]) >= 0)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise LogUnavailable(f"topic {settings.topic} at {settings.bootstrap}: {error!r}") from error
+        reason = await why_away(settings.client()) or repr(error)
+        raise LogUnavailable(f"topic {settings.topic} at {settings.bootstrap}: {reason}") from error
     finally:
         await stop_within(admin, settings.request_timeout_seconds)
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from libs.clock import Clock
 from libs.errors import BatonError
-from libs.identity.files import is_open_to_all
+from libs.tls.files import is_open_to_all
 
 log = logging.getLogger(__name__)
 

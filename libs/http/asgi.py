@@ -36,6 +36,9 @@ STATE = "connection"
 
 
 class Connection(Protocol):
+    peer_identity: Mapping[str, list[bytes]]
+    """Names in the client's certificate, by gRPC's keys."""
+
     def abort(self) -> None:
         """Close the connection now and drop unsent bytes."""
 
@@ -63,6 +66,12 @@ def peer_of(scope: Scope) -> str:
     """The peer's address in gRPC's notation."""
     host, port = scope.get("client") or ("unknown", 0)
     return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
+def names_of(scope: Scope) -> Mapping[str, list[bytes]]:
+    """Names in the certificate of the client; empty without one."""
+    connection = connection_of(scope)
+    return connection.peer_identity if connection is not None else {}
 
 
 def connection_of(scope: Scope) -> Connection | None:

@@ -34,12 +34,14 @@ class DoorCall:
         peer: str,
         read: Callable[[], Awaitable[bytes]],
         seconds: float | None = None,
+        names: Mapping[str, Iterable[bytes]] | None = None,
     ) -> None:
         """`peer`: address in gRPC's form. `read`: returns the serialized request; raises BatonError. `seconds`: time
-        until the caller's deadline."""
+        until the caller's deadline. `names`: of the caller's certificate, by gRPC's keys."""
         self._metadata = metadata
         self._peer = peer
         self._read = read
+        self._names = names or {}
         self.writer: Callable[[bytes], Awaitable[None]] | None = None
         """Sends one message of a stream."""
         self._ends_at = None if seconds is None else asyncio.get_running_loop().time() + seconds
@@ -68,7 +70,7 @@ class DoorCall:
         return self._peer
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        return {}
+        return self._names
 
     def time_remaining(self) -> float | None:
         """Seconds until the caller's deadline; None without one."""

@@ -27,6 +27,7 @@ from libs.http.asgi import (
     has_body,
     media_type,
     metadata_of,
+    names_of,
     peer_of,
     query_pairs,
     read_body,
@@ -108,7 +109,9 @@ class Connect:
         _check_version(request)
         found = metadata_of(headers, self._gateway.contract.schemas.metadata)
         codec = codec_of(request.codec_name, self._gateway, request.method, self._gateway.schema(found))
-        return DoorCall(found, peer_of(scope), self._reader(request, codec, receive), timeout_seconds(headers)), codec
+        return DoorCall(
+            found, peer_of(scope), self._reader(request, codec, receive), timeout_seconds(headers), names_of(scope)
+        ), codec
 
     def _reader(self, request: _Request, codec: Codec, receive: Receive) -> Callable[[], Awaitable[bytes]]:
         """Read the request within the gate's limits."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import h11
@@ -56,6 +57,19 @@ _REFUSALS = {
 }
 """By HTTP code. h11 names the code for what it refuses."""
 
+_NAME_KINDS = {"DNS": "peer_dns", "URI": "peer_uri", "email": "peer_email", "IP Address": "peer_ip"}
+
+
+def names_of(certificate: Mapping[str, Any] | None) -> Mapping[str, list[bytes]]:
+    """Subject alternative names of a client's certificate (`ssl.SSLSocket.getpeercert`), as gRPC's `auth_context` has
+    them: all in one list, and a list for each kind."""
+    found: dict[str, list[bytes]] = {}
+    for kind, name in (certificate or {}).get("subjectAltName", ()):
+        found.setdefault("x509_subject_alternative_name", []).append(name.encode())
+        if kind in _NAME_KINDS:
+            found.setdefault(_NAME_KINDS[kind], []).append(name.encode())
+    return found
+
 
 class Owner(Protocol):
     """The listener that a connection belongs to."""
@@ -84,6 +98,10 @@ class HttpConnection(H11Protocol):
         """Size at the last check."""
         self._resumed = False
         """The peer has read nearly everything since the last check."""
+        self._unread = b""
+        """Received bytes that wait for the next turn of the event loop."""
+        self.peer_identity: Mapping[str, list[bytes]] = {}
+        """Names in the client's certificate, as gRPC's `auth_context` has them. Empty without a certificate."""
 
     def abort(self) -> None:
         self.transport.abort()
@@ -92,6 +110,7 @@ class HttpConnection(H11Protocol):
         super().connection_made(transport)
         # asyncio's transports read up to 256 KiB at once.
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        self.peer_identity = names_of(transport.get_extra_info("peercert"))
         if self._owner.flooded:
             self.abort()
         elif self._owner.full:
@@ -106,6 +125,25 @@ class HttpConnection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Take at most `READ_BYTES` at once: a TLS transport gives more."""
+        if self._unread or len(data) > READ_BYTES:
+            if not self._unread:
+                self.loop.call_soon(self._take)
+            self._unread += data
+            self.transport.pause_reading()
+        else:
+            self._receive(data)
+
+    def _take(self) -> None:
+        data, self._unread = self._unread[:READ_BYTES], self._unread[READ_BYTES:]
+        if self._unread:
+            self.loop.call_soon(self._take)
+        elif not self.flow.read_paused:
+            self.transport.resume_reading()
+        if not self.transport.is_closing():
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         if self._linger_timer is not None:
             return
         before = self.cycle
@@ -157,7 +195,8 @@ class HttpConnection(H11Protocol):
             # The request in progress has its response: its handler sees a caller that left.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self.transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self._linger_timer = self.loop.call_later(LINGER_SECONDS, self.abort)
 
     def _await_head(self) -> None:

@@ -16,7 +16,17 @@ from starlette.types import Receive, Scope, Send
 
 from libs.contract.descriptors import Method
 from libs.errors import BatonError, InvalidField
-from libs.http.asgi import answer_headers, connection_of, media_type, metadata_of, peer_of, read_body, respond, texts
+from libs.http.asgi import (
+    answer_headers,
+    connection_of,
+    media_type,
+    metadata_of,
+    names_of,
+    peer_of,
+    read_body,
+    respond,
+    texts,
+)
 from libs.http.call import DoorCall, Ended
 from libs.http.envelopes import HEAD_BYTES, pack, unpack_one
 from libs.http.errors import Compressed, Failure, NoSuchVerb, failure_of
@@ -49,7 +59,9 @@ class GrpcWeb:
             if (encoding := headers.get("grpc-encoding", _IDENTITY).lower()) != _IDENTITY:
                 raise Compressed("grpc-encoding", encoding)
             found = metadata_of(headers, self._gateway.contract.schemas.metadata)
-            call = DoorCall(found, peer_of(scope), self._reader(headers, kind, receive), timeout_seconds(headers))
+            call = DoorCall(
+                found, peer_of(scope), self._reader(headers, kind, receive), timeout_seconds(headers), names_of(scope)
+            )
         except BatonError as error:
             await refuse(send, kind, failure_of(error))
             return

@@ -20,8 +20,11 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from libs.http.connection import HEAD_BYTES, HttpConnection
+from libs.http.handshake import Handshake
 from libs.rpc.errors import log_defect
 from libs.rpc.server import CannotListen
+from libs.tls.context import LiveContext
+from libs.tls.files import TlsFiles
 
 CONNECTIONS = 1024
 FILES_SHARE = 4
@@ -44,6 +47,8 @@ class HttpConfig:
     address: str
     setting: str
     connections: int = field(default_factory=lambda: most_connections())
+    tls: TlsFiles | None = None
+    """None: without TLS."""
 
     @property
     def backlog(self) -> int:
@@ -68,6 +73,7 @@ class HttpListener:
         self._running: list[asyncio.Task[None]] = []
         self._state = ServerState()
         self._server: asyncio.Server | None = None
+        self._handshakes: set[Handshake] = set()
         self.draining = False
         self.serving = False
         self.requests = 0
@@ -106,9 +112,16 @@ class HttpListener:
         )
         options.load()
         loop = asyncio.get_running_loop()
+        tls = self._config.tls
+        context = LiveContext(tls, server=True) if tls is not None else None
+
+        def accept() -> asyncio.Protocol:
+            connection = HttpConnection(self, options, self._state, loop)
+            return connection if context is None else Handshake(self._handshakes, self, connection, context)
+
         try:
             self._server = await loop.create_server(
-                lambda: HttpConnection(self, options, self._state, loop),
+                accept,
                 host.strip("[]") or None,
                 int(port),
                 backlog=self._config.backlog,
@@ -128,7 +141,7 @@ class HttpListener:
     @property
     def flooded(self) -> bool:
         """Refused connections stay for a moment, and their number has reached its limit too."""
-        return len(self._state.connections) > 2 * self._config.connections
+        return len(self._state.connections) + len(self._handshakes) > 2 * self._config.connections
 
     @property
     def _sending(self) -> bool:
@@ -149,6 +162,8 @@ class HttpListener:
         loop = asyncio.get_running_loop()
         end, seen, quiet_since = loop.time() + timeout_seconds, self.requests, loop.time()
         self._server.close()
+        for handshake in list(self._handshakes):
+            handshake.abort()
         while self._state.connections and loop.time() < end:
             if self._under_way or self.requests != seen or self._sending:
                 seen, quiet_since = self.requests, loop.time()

@@ -24,7 +24,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from libs.contract.descriptors import Contract, Method
 from libs.errors import BatonError, InvalidField
-from libs.http.asgi import SECURITY, answer_headers, deadline_of, encoded, metadata_of, peer_of, read_body, respond
+from libs.http.asgi import (
+    SECURITY,
+    answer_headers,
+    deadline_of,
+    encoded,
+    metadata_of,
+    names_of,
+    peer_of,
+    read_body,
+    respond,
+)
 from libs.http.call import DoorCall
 from libs.http.errors import NoSuchPath, NoSuchVerb, RefusedByHttp, WrongMediaType, failure_of
 from libs.http.forms import Forms
@@ -74,7 +84,7 @@ class GatewayCaller:
 
     def open(self, request: Request, read: Callable[[], Awaitable[bytes]]) -> DoorCall:
         metadata = metadata_of(request.headers, self.contract.schemas.metadata)
-        return DoorCall(metadata, peer_of(request.scope), read, deadline_of(request.headers))
+        return DoorCall(metadata, peer_of(request.scope), read, deadline_of(request.headers), names_of(request.scope))
 
     def schema(self, metadata: Pairs) -> int:
         return self._gateway.schema(metadata)
@@ -182,7 +192,7 @@ class McpDoor:
             return await read_body(receive, headers, self._body_bytes)
 
         seconds = deadline_of(headers)
-        call: Any = DoorCall((), peer_of(scope), read, seconds)
+        call: Any = DoorCall((), peer_of(scope), read, seconds, names_of(scope))
         try:
             async with asyncio.timeout(seconds):
                 return await self._bodies.read(call, seconds)

@@ -22,6 +22,7 @@ from libs.http.mcp_server import McpServer
 from libs.rpc import metadata
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import Pairs, reason_of
+from libs.tls.process import ClientTls
 
 CALL_SECONDS = 10.0
 REACH_SECONDS = 5.0
@@ -87,9 +88,9 @@ async def _reach(channel: Channel) -> None:
         state = channel.grpc.get_state(try_to_connect=True)
 
 
-async def serve_stdio(contract: Contract, target: str) -> None:
+async def serve_stdio(contract: Contract, target: str, tls: ClientTls | None = None) -> None:
     """Serve until standard input ends. Raises TargetAway if the target cannot be reached at the start."""
-    async with open_channel(target) as channel:
+    async with open_channel(target, tls) as channel:
         try:
             async with asyncio.timeout(REACH_SECONDS):
                 await _reach(channel)

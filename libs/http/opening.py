@@ -54,7 +54,7 @@ def http_listener(
         **(dict.fromkeys(resource.paths, resource) if resource is not None else {}),
     }
     doors = Doors(RestDoor(gateway), lambda: listener.serving, measured(meter), paths)
-    listener = HttpListener(HttpConfig(address, SETTING), doors, [mcp.run])
+    listener = HttpListener(HttpConfig(address, SETTING, tls=public.tls), doors, [mcp.run])
     return listener
 
 

@@ -26,6 +26,7 @@ from libs.http.asgi import (
     matches_etag,
     media_type,
     metadata_of,
+    names_of,
     peer_of,
     query_pairs,
     read_body,
@@ -85,7 +86,7 @@ class RestDoor:
             await _refuse(send, failure(error))
             return
         build = self._builder(request, receive)
-        call = DoorCall(metadata, peer_of(scope), build, seconds)
+        call = DoorCall(metadata, peer_of(scope), build, seconds, names_of(scope))
         if request.method.watch is None:
             await self._answer(request, call, send, body=verb != "HEAD")
             return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from libs.errors import BatonError
 from libs.tasks import Loop
+from libs.tls.files import is_open_to_all
 
 log = logging.getLogger(__name__)
 
@@ -23,17 +23,6 @@ LOOK_SECONDS = 1.0
 
 class UnfitFile(BatonError):
     """A file with credentials cannot be used."""
-
-
-def is_open_to_all(path: Path) -> bool:
-    """Whether every user can reach the file and read or change it. Raises OSError.
-
-    The mode is ignored on a read-only file system: containers mount secrets that way, often with mode 0444, and have no
-    other users.
-    """
-    if not path.stat().st_mode & 0o006 or os.statvfs(path).f_flag & os.ST_RDONLY:
-        return False
-    return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
 
 
 class WatchedFile(Generic[T]):

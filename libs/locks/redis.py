@@ -35,6 +35,7 @@ from libs.clock import Clock, SystemClock
 from libs.locks.breaker import Breaker
 from libs.locks.memory import MemoryLocks, timed_out
 from libs.locks.port import LockState, LocksUnavailable
+from libs.locks.redis_security import RedisSecurity, connection_options
 from libs.tasks import Background, Loop
 
 log = logging.getLogger(__name__)
@@ -149,10 +150,17 @@ class RedisLock:
 class RedisLocks:
     """A `LockManager`, made by `RedisLocks.open`. `renewals` and `lost` count events of its locks."""
 
-    def __init__(self, url: str, settings: RedisLockSettings, clock: Clock, chance: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: RedisLockSettings,
+        clock: Clock,
+        chance: Callable[[], float],
+        security: RedisSecurity | None = None,
+    ) -> None:
         """Use `open`."""
-        pool = BlockingConnectionPool.from_url(
-            url,
+        pool = BlockingConnectionPool(
+            **connection_options(url, security or RedisSecurity()),
             max_connections=settings.connections,
             timeout=settings.command_seconds / 2,
             socket_timeout=settings.command_seconds / 2,
@@ -188,13 +196,14 @@ class RedisLocks:
         *,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
+        security: RedisSecurity | None = None,
     ) -> AsyncIterator[RedisLocks]:
-        """A manager on the server at `url` (redis://…), which may be unavailable.
+        """A manager on the server at `url` (redis://… or rediss://…), which may be unavailable. Raises TlsUnfit.
 
         `chance` returns 0 to 1, for the pauses between attempts. Locks that are still held at the end are not released:
         they expire.
         """
-        locks = cls(url, settings or RedisLockSettings(), clock or SystemClock(), chance)
+        locks = cls(url, settings or RedisLockSettings(), clock or SystemClock(), chance, security)
         keeper = asyncio.create_task(Loop("locks", locks._keep).run())
         try:
             yield locks

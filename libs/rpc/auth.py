@@ -1,15 +1,14 @@
-"""Access to internal listeners by a shared token, and the addresses that need one."""
+"""Access to internal listeners by a shared token."""
 
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from pathlib import Path
 from typing import Any
 
 from libs.errors import BatonError
-from libs.identity.files import is_open_to_all
 from libs.rpc import metadata
+from libs.tls.files import is_open_to_all
 
 MIN_TOKEN_CHARACTERS = 16
 MAX_TOKEN_CHARACTERS = 512
@@ -54,16 +53,3 @@ def check_token(found: Any, token: bytes) -> None:
                 return
             break
     raise TokenRefused()
-
-
-def is_loopback(address: str) -> bool:
-    """Whether a listener at "host:port" or "unix:path" is reachable from this machine only."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

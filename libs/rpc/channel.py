@@ -8,7 +8,9 @@ from typing import TypeAlias
 
 import grpc
 
+from libs.rpc import tls as rpc_tls
 from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES
+from libs.tls.process import ClientTls
 
 RawCallable: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 RawStreamCallable: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
@@ -53,12 +55,21 @@ class Channel:
     no list of names.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ClientTls | None = None) -> None:
+        """Raises TlsUnfit."""
         self.address = address
         family = "ipv6" if address.startswith("[") else "ipv4"
         target = f"{family}:{address}" if "," in address else address
-        self.grpc: grpc.aio.Channel = grpc.aio.insecure_channel(target, (*OPTIONS, _IN_TURN))
+        self.grpc: grpc.aio.Channel
         """For generated stubs."""
+        if tls is None:
+            self.grpc = grpc.aio.insecure_channel(target, (*OPTIONS, _IN_TURN))
+        else:
+            rpc_tls.check_addresses(address, tls)
+            options = (*OPTIONS, _IN_TURN, *rpc_tls.name_options(tls.server_name))
+            self.grpc = rpc_tls.ReloadingChannel(
+                tls.files, lambda credentials: grpc.aio.secure_channel(target, credentials, options)
+            )
         self._callables: dict[str, RawCallable] = {}
 
     def __repr__(self) -> str:
@@ -80,9 +91,9 @@ class Channel:
 
 
 @asynccontextmanager
-async def open_channel(address: str) -> AsyncIterator[Channel]:
-    """A channel that connects at the first call, and again after a lost connection."""
-    channel = Channel(address)
+async def open_channel(address: str, tls: ClientTls | None = None) -> AsyncIterator[Channel]:
+    """A channel that connects at the first call, and again after a lost connection. Raises TlsUnfit."""
+    channel = Channel(address, tls)
     try:
         yield channel
     finally:

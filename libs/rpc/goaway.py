@@ -37,16 +37,19 @@ def refuse_connections(port: int) -> None:
                 one.shutdown(socket.SHUT_RDWR)
 
 
-def send_away(port: int, sent: set[Peer]) -> int:
+def send_away(port: int, sent: set[Peer], encrypted: bool) -> int:
     """Send GOAWAY on this process's connections to a port, except to the peers in `sent`, and add the peers to it.
-    Returns the number of connections. A connection with unsent data is left for the next call."""
+    Returns the number of connections. A connection with unsent data is left for the next call.
+
+    On an encrypted connection nothing is sent: a frame that the core did not encrypt would break it.
+    """
     number = 0
     for one in _sockets(port):
         with suppress(OSError):
             # Raises for a socket that is not connected.
             peer: Peer = one.getpeername()
             number += 1
-            if peer not in sent and not _unsent_bytes(one):
+            if not encrypted and peer not in sent and not _unsent_bytes(one):
                 one.send(_GOAWAY, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                 sent.add(peer)
     return number

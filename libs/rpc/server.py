@@ -22,10 +22,12 @@ from grpc_health.v1 import health, health_pb2
 from libs.errors import BatonError, InvalidField
 from libs.identity.port import Authenticator
 from libs.rpc import goaway, reflection, standard
-from libs.rpc.auth import is_loopback
 from libs.rpc.errors import Context
 from libs.rpc.gate import Gate, Handler, ServerLimits, Stream
 from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_SLACK_BYTES
+from libs.rpc.tls import server_credentials
+from libs.tls.files import TlsFiles
+from libs.tls.hosts import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ _LOOK_SECONDS = 0.02
 _QUIET_SECONDS = 0.5
 """Time without calls, after GOAWAY on every connection, after which no more calls are expected. Clients that still hold
 an answered call keep their connection open."""
+_ENCRYPTED_SECONDS = 1.0
+"""Time for clients of an encrypted listener to leave when its health ends. Then the core sends GOAWAY, and ends calls
+that arrive at that moment with a bare CANCELLED."""
 
 
 class CannotListen(BatonError):
@@ -77,6 +82,8 @@ class ServerConfig:
     """None if every caller is anonymous."""
     auth_setting: str = ""
     """Name of the authenticator's setting, for a public listener: beyond loopback it needs one."""
+    tls: TlsFiles | None = None
+    """None: without TLS."""
 
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -92,6 +99,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # A client that connects and never speaks holds a connection for this long.
+    ("grpc.server_handshake_timeout_ms", 10_000),
     # Calls that no handler has taken yet. Above the first number, the core ends some of them with a bare CANCELLED.
     ("grpc.server.max_pending_requests", _BACKSTOP_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", 2 * _BACKSTOP_CALLS),
@@ -185,6 +194,10 @@ class Server:
         return self._gate.in_flight
 
     @property
+    def tls(self) -> TlsFiles | None:
+        return self._config.tls
+
+    @property
     def streams(self) -> int:
         """Streams in progress."""
         return self._gate.streams
@@ -206,7 +219,10 @@ class Server:
         self.check_exposure(config.setting, config.address)
         await self.set_serving(serving)
         try:
-            self.port = self._server.add_insecure_port(config.address)
+            if config.tls is None:
+                self.port = self._server.add_insecure_port(config.address)
+            else:
+                self.port = self._server.add_secure_port(config.address, server_credentials(config.tls))
         except RuntimeError:
             self.port = 0
         if not self.port:
@@ -252,23 +268,32 @@ class Server:
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
         await self._health.end_watches()
+        encrypted = self._config.tls is not None
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(end):
-                await self._send_clients_away()
+            async with asyncio.timeout_at(min(end, clock() + _ENCRYPTED_SECONDS) if encrypted else end):
+                await self._send_clients_away(encrypted)
+        stop: asyncio.Task[None] | None = None
+        if encrypted:
+            # Only the core can send GOAWAY here. It serves the calls in progress until the end.
+            stop = asyncio.create_task(self._server.stop(max(end - clock(), 0.0)))
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(end):
+                    await self._gate.idle.wait()
         left = self.in_flight
         if left:
             log.warning("%s: %d call(s) cut off after %g s", self._config.address, left, timeout_seconds)
-        await self._server.stop(max(end - clock(), 0.0))
+        await (stop or self._server.stop(max(end - clock(), 0.0)))
         return left
 
-    async def _send_clients_away(self) -> None:
+    async def _send_clients_away(self, encrypted: bool) -> None:
         """Return when no call is in progress and none can arrive: the last connection has closed or is quiet."""
         clock = asyncio.get_running_loop().time
         sent: set[goaway.Peer] = set()
         seen, quiet_since = (-1, -1), clock()
         goaway.refuse_connections(self.port)
-        while (connections := goaway.send_away(self.port, sent)) or not self._gate.idle.is_set():
-            if (self._gate.arrived, len(sent)) != seen or not self._gate.idle.is_set() or connections > len(sent):
+        while (connections := goaway.send_away(self.port, sent, encrypted)) or not self._gate.idle.is_set():
+            unsent = connections > len(sent) and not encrypted
+            if (self._gate.arrived, len(sent)) != seen or not self._gate.idle.is_set() or unsent:
                 seen, quiet_since = (self._gate.arrived, len(sent)), clock()
             elif clock() - quiet_since >= _QUIET_SECONDS:
                 return

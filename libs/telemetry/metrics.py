@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from ssl import SSLContext
 
 from opentelemetry.metrics import Meter, NoOpMeter
 
@@ -29,8 +30,8 @@ class CannotExport(BatonError):
 
 
 @asynccontextmanager
-async def open_metrics(address: str) -> AsyncIterator[Meter]:
-    """The meter that makes instruments. `address`: host:port of `GET /metrics`; "" disables metrics.
+async def open_metrics(address: str, tls: SSLContext | None = None) -> AsyncIterator[Meter]:
+    """The meter that makes instruments. `address`: host:port of `GET /metrics`; "" disables metrics. `tls`: for HTTPS.
 
     Raises CannotExport.
     """
@@ -48,12 +49,12 @@ async def open_metrics(address: str) -> AsyncIterator[Meter]:
     pages = _Pages(lambda: generate_latest(registry))
     host, _, port = address.rpartition(":")
     try:
-        server = await asyncio.start_server(pages.answer, host.strip("[]"), int(port), limit=_REQUEST_BYTES)
+        server = await asyncio.start_server(pages.answer, host.strip("[]"), int(port), limit=_REQUEST_BYTES, ssl=tls)
     except OSError as error:
         raise CannotExport(f"metrics: cannot listen on {address}: {error.strerror or error}") from error
     try:
         bound = server.sockets[0].getsockname()[1]
-        log.info("metrics at http://%s:%s/metrics", host, bound)
+        log.info("metrics at %s://%s:%s/metrics", "http" if tls is None else "https", host, bound)
         yield provider.get_meter(_NAME)
     finally:
         server.close()

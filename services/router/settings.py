@@ -102,7 +102,7 @@ class RouterSettings(ThresholdSettings):
 
     control_store: Annotated[str, AfterValidator(check_control_store)]
     """The database that all routers share: sqlite:///path on one machine, or postgresql://user@host:port/name on
-    another server than the new store's."""
+    another server than the new store's. For TLS, add ?sslmode=verify-full&sslrootcert=/path/ca.pem."""
     contract: str = "libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
     """The compiled contract: package.module_pb2:ServiceName."""
     name: str = ""

@@ -98,8 +98,12 @@ async def _open_audit(settings: ServiceLayerSettings) -> AsyncIterator[AuditPart
 async def _open_locks(settings: ServiceLayerSettings) -> AsyncIterator[LockManager]:
     if settings.redis:
         from libs.locks.redis import RedisLocks
+        from libs.locks.redis_security import RedisSecurity
 
-        async with RedisLocks.open(settings.redis) as locks:
+        security = RedisSecurity(
+            settings.redis_password_file, settings.redis_ca, settings.redis_certificate, settings.redis_key
+        )
+        async with RedisLocks.open(settings.redis, security=security) as locks:
             yield locks
     else:
         yield MemoryLocks()

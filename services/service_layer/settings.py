@@ -40,7 +40,8 @@ class ServiceLayerSettings(BackendSettings):
     public: Address = "127.0.0.1:50061"
     internal: Address = "127.0.0.1:50062"
     database: Annotated[str, AfterValidator(check_database)]
-    """postgresql://user@host:port/name, or sqlite:///path for a single process without a database server."""
+    """postgresql://user@host:port/name, or sqlite:///path for a single process without a database server. For TLS, add
+    ?sslmode=verify-full&sslrootcert=/path/ca.pem."""
     migrate_at_start: bool = True
     """Migrate an older schema at the start. `false`: `python -m services.service_layer migrate` does it, and a start
     with an older schema fails."""
@@ -53,7 +54,18 @@ class ServiceLayerSettings(BackendSettings):
     control_pool: PoolSize = CONTROL_POOL
     """Connections for status, copies and digests."""
     redis: Annotated[str, AfterValidator(check_redis)] = ""
-    """Locks that several processes share: redis://host:port/number. Empty: locks in memory, for a single process."""
+    """Locks that several processes share: redis://host:port/number, or rediss:// for TLS. Empty: locks in memory, for a
+    single process."""
+
+    redis_password_file: Path | None = None
+    """File with the password at Redis; the user stands in the address: rediss://user@host:port/number. It is read again
+    for each new connection."""
+    redis_ca: Path | None = None
+    """PEM file with the CA of the certificate of Redis. Empty: the CAs of the system."""
+    redis_certificate: Path | None = None
+    """PEM file with this process's certificate for Redis, if Redis requires one."""
+    redis_key: Path | None = None
+    """PEM file with the key of that certificate."""
 
     @property
     def file(self) -> Path | None:

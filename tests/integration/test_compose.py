@@ -18,9 +18,10 @@ from libs.process import ProcessSettings
 from libs.proving.servers import postgres as servers_postgres
 from libs.proving.servers.locate import KAFKA_DEPLOY
 from libs.proving.servers.redis import Redis
-from libs.rpc.auth import is_loopback, read_token
+from libs.rpc.auth import read_token
 from libs.settings import load
 from libs.store.connections import per_process
+from libs.tls.hosts import is_loopback
 from services.router.settings import RouterSettings
 from services.service_layer.settings import ServiceLayerSettings
 from services.simple_mcp.settings import SimpleMcpSettings
@@ -291,7 +292,7 @@ def test_kafka_is_set_as_the_broker_of_the_tests_is() -> None:
         if name != "KAFKA_HEAP_OPTS"
     }
     template = string.Template((KAFKA_DEPLOY / "server.properties.template").read_text())
-    lines = template.substitute(port=1, controller_port=2, data="3").splitlines()
+    lines = template.substitute(port=1, controller_port=2, data="3", more_listeners="").splitlines()
     tested = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     assert {name: said[name] for name in said if name not in BROKER_OF_ITS_OWN} == {
         name: tested.get(name) for name in said if name not in BROKER_OF_ITS_OWN

@@ -16,11 +16,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.baton.replication.v1 import replication_pb2_grpc as pb_grpc
 from libs.rpc import metadata
-from libs.rpc.auth import TokenUnfit, is_loopback, read_token
+from libs.rpc.auth import TokenUnfit, read_token
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import Context, reason_of
 from libs.rpc.gate import ServerLimits
 from libs.rpc.server import CannotListen, RawService, Server, ServerConfig, TypedService
+from libs.tls.hosts import is_loopback
 from tests.waiting import eventually
 
 SERVICE = "test.Service"

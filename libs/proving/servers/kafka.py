@@ -18,6 +18,7 @@ from libs.proving.servers import locate
 from libs.proving.servers.errors import ServersError
 from libs.proving.servers.ports import free_port, is_open
 from libs.proving.servers.process import Command, ServerProcess
+from libs.proving.servers.secure import SecureListeners
 
 _FORMAT_SECONDS = 60.0
 _START_SECONDS = 90.0
@@ -36,7 +37,9 @@ class Kafka:
     return only after a record was produced, and `ready` waits for the same after a pause.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, secure: SecureListeners | None = None) -> None:
+        """`secure`: more listeners."""
+        self._secure = secure
         self.directory = directory.resolve()
         self.port = free_port()
         self._controller_port = free_port()
@@ -154,9 +157,14 @@ class Kafka:
     def _format(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         template = string.Template((locate.KAFKA_DEPLOY / "server.properties.template").read_text())
-        self._properties.write_text(
-            template.substitute(port=self.port, controller_port=self._controller_port, data=self._data)
+        secure = self._secure
+        properties = template.substitute(
+            port=self.port,
+            controller_port=self._controller_port,
+            data=self._data,
+            more_listeners=secure.listeners if secure else "",
         )
+        self._properties.write_text(properties + (secure.properties(self.directory) if secure else ""))
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         tool = ServerProcess(
             Command(
@@ -165,6 +173,7 @@ class Kafka:
                     *(*_JVM, "-cp", f"{self._jars}/*", "kafka.tools.StorageTool"),
                     # One word: an id may begin with "-" and would be taken for an option.
                     *("format", f"--cluster-id={cluster}", "-c", str(self._properties)),
+                    *(secure.format_arguments if secure else ()),
                 ),
                 log=self.directory / "format.log",
                 cwd=self.directory,

@@ -11,6 +11,7 @@ from libs.proving.servers import locate
 from libs.proving.servers.errors import ServerFailed, ServersError
 from libs.proving.servers.ports import free_port
 from libs.proving.servers.process import Account, Command, ServerProcess, running_as_root
+from libs.proving.servers.secure import Certificate
 
 _START_SECONDS = 60.0
 _COMMAND_SECONDS = 60.0
@@ -38,13 +39,17 @@ class Postgres:
     `kill` and `restart` keep data and port.
     """
 
-    def __init__(self, directory: Path, *, max_connections: int = 200) -> None:
+    def __init__(self, directory: Path, *, max_connections: int = 200, certificate: Certificate | None = None) -> None:
+        """`certificate`: allow TLS."""
+        self._certificate = certificate
         self.directory = directory.resolve()
         self.port = free_port()
         self._bin = locate.postgres_bin()
         self._account = _account() if running_as_root() else None
         self._data = self.directory / "data"
         settings = {**_SETTINGS, "max_connections": str(max_connections)}
+        if certificate is not None:
+            settings |= {"ssl": "on", "ssl_cert_file": "server.pem", "ssl_key_file": "server-key.pem"}
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         self.process = ServerProcess(
             Command(
@@ -148,6 +153,17 @@ class Postgres:
         )
         initdb.start()
         initdb.wait_for_exit(_COMMAND_SECONDS)
+        if self._certificate is not None:
+            self._copy(self._certificate.certificate, "server.pem")
+            self._copy(self._certificate.key, "server-key.pem")
+
+    def _copy(self, source: Path, name: str) -> None:
+        """Copy a file into the data directory, for the server's own user only."""
+        target = self._data / name
+        target.touch(mode=0o600)
+        target.write_bytes(source.read_bytes())
+        if self._account is not None:
+            os.chown(target, self._account.uid, self._account.gid)
 
 
 def _account() -> Account:

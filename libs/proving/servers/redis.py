@@ -2,11 +2,13 @@
 
 import signal
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from libs.proving.servers import locate
 from libs.proving.servers.ports import free_port
 from libs.proving.servers.process import Command, ServerProcess
+from libs.proving.servers.secure import Certificate
 
 _START_SECONDS = 20.0
 _PING_SECONDS = 1.0
@@ -15,9 +17,21 @@ _PING_SECONDS = 1.0
 class Redis:
     """One Redis server that works in `directory`. Blocking; not thread-safe. It is empty after every start."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, *, certificate: Certificate | None = None, users: Mapping[str, str] | None = None
+    ) -> None:
+        """`certificate`: serve TLS on `tls_port` too. `users`: passwords by name; then no other client is served."""
         self.directory = directory.resolve()
         self.port = free_port()
+        self.tls_port = free_port() if certificate is not None else 0
+        self._users = users
+        secure: list[str | Path] = []
+        if certificate is not None:
+            secure += ["--tls-port", str(self.tls_port), "--tls-auth-clients", "no"]
+            secure += ["--tls-cert-file", certificate.certificate, "--tls-key-file", certificate.key]
+            secure += ["--tls-ca-cert-file", certificate.ca]
+        if users is not None:
+            secure += ["--aclfile", self.directory / "users.acl"]
         self.process = ServerProcess(
             Command(
                 name="redis",
@@ -26,6 +40,7 @@ class Redis:
                     *("--bind", "127.0.0.1", "--port", str(self.port), "--dir", self.directory),
                     *("--save", "", "--appendonly", "no", "--daemonize", "no"),
                     *("--maxmemory", "64mb", "--maxmemory-policy", "noeviction"),
+                    *secure,
                 ],
                 log=self.directory / "redis.log",
             )
@@ -42,6 +57,11 @@ class Redis:
     def start(self) -> None:
         """Start and wait until it answers PING. Raises ServerFailed with the end of the log."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self._users is not None:
+            rules = [f"user {name} on >{password} ~* +@all" for name, password in self._users.items()]
+            acl = self.directory / "users.acl"
+            acl.touch(mode=0o600)
+            acl.write_text("\n".join(["user default off", *rules]) + "\n")
         self.process.start()
         self.process.wait_until(self._answers, _START_SECONDS, "it answers PING")
 
@@ -62,6 +82,7 @@ class Redis:
         try:
             with socket.create_connection(("127.0.0.1", self.port), _PING_SECONDS) as connection:
                 connection.sendall(b"PING\r\n")
-                return connection.recv(16).startswith(b"+PONG")
+                # With users, a client without a password is refused, by a server that works.
+                return connection.recv(16).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False

@@ -6,7 +6,7 @@ import stat
 import time
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
-from libs.rpc.auth import is_loopback
+from libs.tls.hosts import is_loopback
 from services.router.cli.client import control
 from services.router.cli.options import CommandFailed, Common, Exit
 from services.router.cli.views import View

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -15,12 +17,17 @@ from libs.rpc import metadata
 from libs.rpc.auth import read_token
 from libs.rpc.channel import OPTIONS
 from libs.rpc.errors import reason_of
-from services.router.cli.options import CommandFailed, Common, Exit
+from libs.rpc.tls import meaning, open_channel
+from libs.tls.files import NamedFile, TlsFiles, TlsUnfit
+from libs.tls.process import ClientTls
+from services.router.cli.options import CommandFailed, Common, Exit, Tls
 from services.router.core.phase import Phase, Setting
 
 CALL_SECONDS = 10.0
 
 PHASE_NUMBERS = {phase: pb.Phase.Value(f"PHASE_{phase.value}") for phase in Phase}
+
+_OPTIONS = re.compile(r"tls_[a-z_]+")
 
 _USAGE = frozenset({grpc.StatusCode.INVALID_ARGUMENT})
 
@@ -65,11 +72,18 @@ class Control:
             return CommandFailed(message, Exit.INCONCLUSIVE if inconclusive else Exit.BLOCKED)
         if reason == "TOKEN_REFUSED":
             return CommandFailed("the router requires its control token: name its file with --token-file")
+        if not reason and (refused := self._refused(message)):
+            return CommandFailed(f"the router at {self._address} cannot be used: {refused}")
         if not reason and code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
             return CommandFailed(
                 f"no router answers at {self._address}: start one, or name its control address with --address"
             )
         return CommandFailed(message, Exit.USAGE if code in _USAGE else Exit.FAILED)
+
+    def _refused(self, details: str) -> str:
+        """Why TLS failed, in the words of this command's options; "" if it did not."""
+        found = meaning(details)
+        return _OPTIONS.sub(lambda name: f"--{name[0].replace('_', '-')}", found)
 
 
 @contextmanager
@@ -77,10 +91,30 @@ def control(options: Common) -> Iterator[Control]:
     """Connect to the router. Raises CommandFailed if the token cannot be read."""
     try:
         token = read_token(options.token_file) if options.token_file else None
+        tls = client_tls(options)
     except BatonError as error:
         raise CommandFailed(error.message, Exit.USAGE) from None
-    with grpc.insecure_channel(options.address, OPTIONS) as channel:
+    with open_channel(options.address, tls, OPTIONS) as channel:
         yield Control(channel, options.address, token)
+
+
+def client_tls(options: Tls) -> ClientTls | None:
+    """TLS as the options say; None without a CA. Raises TlsUnfit."""
+    if options.tls_ca is None:
+        for name in ("tls_certificate", "tls_key", "tls_server_name"):
+            if getattr(options, name):
+                raise TlsUnfit(f"--{name.replace('_', '-')}: it is used with --tls-ca only: name the router's CA")
+        return None
+    files = TlsFiles(
+        _named("--tls-certificate", options.tls_certificate),
+        _named("--tls-key", options.tls_key),
+        NamedFile("--tls-ca", options.tls_ca),
+    )
+    return ClientTls(files, options.tls_server_name)
+
+
+def _named(option: str, path: Path | None) -> NamedFile | None:
+    return None if path is None else NamedFile(option, path)
 
 
 def setting_from_pb(message: pb.Setting) -> Setting:

@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from services.router.cli.options import CommandFailed, Exit, Shown, command
+from services.router.cli.options import CommandFailed, Exit, Tls, command
 
 SANDBOXES = "libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
 _TARGET = re.compile(r"([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "mcp", Shown)(mcp)
+    command(app, "mcp", Tls)(mcp)
 
 
 def mcp(
-    options: Shown,
+    options: Tls,
     target: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address for clients of A, B or a router.")],
     contract: Annotated[str, typer.Option(help="Compiled contract: package.module_pb2:ServiceName.")] = SANDBOXES,
 ) -> None:
@@ -40,10 +40,14 @@ def mcp(
 
     from libs.contract.descriptors import Contract, UnfitContract
     from libs.http.mcp_stdio import TargetAway, serve_stdio
+    from libs.tls.files import TlsUnfit
+    from services.router.cli.client import client_tls
 
     try:
-        asyncio.run(serve_stdio(Contract.load(contract), target))
+        asyncio.run(serve_stdio(Contract.load(contract), target, client_tls(options)))
     except UnfitContract as error:
         raise CommandFailed(f"--contract: {error.message}", Exit.USAGE) from None
+    except TlsUnfit as error:
+        raise CommandFailed(error.message, Exit.USAGE) from None
     except TargetAway as error:
         raise CommandFailed(error.message) from None

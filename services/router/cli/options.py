@@ -97,7 +97,23 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Common(Shown):
+class Tls(Shown):
+    """Options of a command that calls another process, over TLS if it is given a CA."""
+
+    tls_ca: Annotated[
+        Path | None, typer.Option(envvar="BATON_TLS_CA", help="PEM file with the CA of the address. With it, TLS only.")
+    ] = None
+    tls_certificate: Annotated[
+        Path | None, typer.Option(envvar="BATON_TLS_CERTIFICATE", help="PEM file with your certificate.")
+    ] = None
+    tls_key: Annotated[Path | None, typer.Option(envvar="BATON_TLS_KEY", help="PEM file with its key.")] = None
+    tls_server_name: Annotated[
+        str, typer.Option(envvar="BATON_TLS_SERVER_NAME", help="Name in the listener's certificate, if not its host.")
+    ] = ""
+
+
+@dataclass(frozen=True)
+class Common(Tls):
     """Options of a command that talks to a router."""
 
     address: Annotated[str, typer.Option(envvar="BATON_CONTROL", help="Control address of a router, host:port.")] = (

@@ -14,6 +14,7 @@ import asyncpg
 
 from libs.clock import Clock, SystemClock
 from libs.errors import NewerSchema
+from libs.postgres import check_files
 from services.router.control import postgres_jobs
 from services.router.control.codec import (
     gates_from_json,
@@ -125,7 +126,9 @@ class PostgresControlStore:
         Raises:
             NewerSchema: a newer version of this program made the tables.
             ControlUnavailable: the server is unavailable.
+            UnfitDatabase: a file that the address names cannot be read.
         """
+        check_files(dsn)
         store = cls(dsn, clock or SystemClock())
         try:
             await store._run(_prepare)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from opentelemetry.metrics import Meter
@@ -23,8 +23,9 @@ from libs.flags.memory import MemoryFlags
 from libs.flags.openfeature import OpenFeatureSource, load_factory
 from libs.flags.port import FlagSource, FlagsUnavailable
 from libs.ownership.model import Store
+from libs.process import open_basis
 from libs.rpc.auth import read_token
-from libs.telemetry.metrics import open_metrics
+from libs.tls.process import Tls
 from services.router.control.memory import MemoryControlStore
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
@@ -53,6 +54,7 @@ class Connections:
     switches: Switches
     contract: Contract
     meter: Meter
+    tls: Tls = field(default_factory=Tls)
 
 
 @asynccontextmanager
@@ -60,7 +62,7 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
     """Raises BatonError if a connection that a start needs cannot be opened."""
     token = read_token(settings.token_file) if settings.token_file else None
     async with AsyncExitStack() as stack:
-        meter = await stack.enter_async_context(open_metrics(settings.metrics))
+        tls, meter = await stack.enter_async_context(open_basis(settings))
         control_store = await stack.enter_async_context(open_control_store(settings.control_store, clock))
         lazy_log = LazyEventLog(settings.log_address)
         stack.push_async_callback(lazy_log.close)
@@ -70,8 +72,8 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
         codes = Codes(lambda: keys.ring, log_name(settings.event_log)) if keys is not None else None
         event_log = lazy_log if codes is None else SignedLog(lazy_log, codes)
         stores = {
-            Store.A: await stack.enter_async_context(open_store(Store.A, settings.store_a, token)),
-            Store.B: await stack.enter_async_context(open_store(Store.B, settings.store_b, token)),
+            Store.A: await stack.enter_async_context(open_store(Store.A, settings.store_a, token, tls.client)),
+            Store.B: await stack.enter_async_context(open_store(Store.B, settings.store_b, token, tls.client)),
         }
         contract = Contract.load(settings.contract)
         switches = open_switches(settings, contract, clock)
@@ -83,7 +85,7 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
             await switches.refresh()
         except FlagsUnavailable as error:
             log.warning("flags: unavailable at the start, retrying while serving: %s", error)
-        yield Connections(control_store, event_log, codes, stores, cache, switches, contract, meter)
+        yield Connections(control_store, event_log, codes, stores, cache, switches, contract, meter, tls)
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from libs.rpc.clients import Clients
 from libs.rpc.gate import CONNECTION_SHARE, ServerLimits
 from libs.rpc.server import Server, ServerConfig, TypedService
 from libs.tasks import Background, Loop
+from libs.tls.files import TlsFiles
 from services.router.api.control import URGENT
 from services.router.api.proxy import Proxy
 from services.router.features import FEATURES
@@ -71,8 +72,8 @@ class Router:
         self.writes = Background(settings.writes, "writes", lambda: patience.writes)
         proxy = _proxy(flows, patience, self.writes)
         control_api = flows.control_api()
-        self.public = _public(settings, proxy, patience, identity)
-        self.control = _control(settings, control_api)
+        self.public = _public(settings, proxy, patience, identity, connections.tls.public)
+        self.control = _control(settings, control_api, connections.tls.private)
         self.http = _http(settings, connections, proxy, self.public, control_api, identity)
         self.loops = [*flows.loops, Loop("mover", mover.run_once), *identity.loops]
 
@@ -132,7 +133,9 @@ def _proxy(flows: SharedFlows, patience: Patience, writes: Background) -> Proxy:
     )
 
 
-def _public(settings: RouterSettings, proxy: Proxy, patience: Patience, identity: Identity) -> Server:
+def _public(
+    settings: RouterSettings, proxy: Proxy, patience: Patience, identity: Identity, tls: TlsFiles | None
+) -> Server:
     limits = ServerLimits(
         settings.public_calls,
         waiting=lambda: patience.calls,
@@ -142,15 +145,16 @@ def _public(settings: RouterSettings, proxy: Proxy, patience: Patience, identity
         longest_deadline_seconds=settings.longest_deadline_seconds,
     )
     config = ServerConfig(
-        settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING
+        settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING, tls=tls
     )
     return Server(config, [proxy.service()])
 
 
-def _control(settings: RouterSettings, api: TypedService) -> Server:
+def _control(settings: RouterSettings, api: TypedService, tls: TlsFiles | None) -> Server:
     token = read_token(settings.control_token_file) if settings.control_token_file else None
     limits = ServerLimits(urgent=URGENT)
-    return Server(ServerConfig(settings.control, "control", limits, token, "control_token_file"), [api])
+    config = ServerConfig(settings.control, "control", limits, token, "control_token_file", tls=tls)
+    return Server(config, [api])
 
 
 def _http(

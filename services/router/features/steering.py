@@ -22,7 +22,7 @@ from services.router.flows.steering.clients import ClientWatch
 from services.router.flows.steering.diagnose import Doctor
 from services.router.flows.steering.measure import EvidenceMetrics, answered_by_b
 from services.router.flows.steering.phase_since import PhaseSince
-from services.router.flows.steering.probe import Probe
+from services.router.flows.steering.probe import OwnCalls, Probe
 
 
 def canary_auto(flows: SharedFlows) -> Feature:
@@ -137,7 +137,8 @@ def phase_since(flows: SharedFlows) -> Feature:
 def probe(flows: SharedFlows) -> Feature:
     """Make synthetic calls."""
     connections = flows.connections
-    probe = Probe(connections.contract, connections.stores, flows.public_address, flows.clock, flows.own_metadata)
+    own = OwnCalls(flows.own_metadata, connections.tls.own)
+    probe = Probe(connections.contract, connections.stores, flows.public_address, flows.clock, own)
     return Feature(methods=[ProbeMethods(flows.migration, probe)])
 
 

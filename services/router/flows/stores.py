@@ -23,6 +23,7 @@ from libs.rpc import metadata
 from libs.rpc.auth import TokenRefused
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import never_sent, nothing_listens, reason_of
+from libs.tls.process import ClientTls
 
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.audit_pb2_grpc import AuditServiceAsyncStub
@@ -212,6 +213,8 @@ class StoreViews(Protocol):
 
 
 @asynccontextmanager
-async def open_store(store: Store, address: str, token: bytes | None) -> AsyncIterator[StoreClient]:
-    async with open_channel(address) as channel:
+async def open_store(
+    store: Store, address: str, token: bytes | None, tls: ClientTls | None = None
+) -> AsyncIterator[StoreClient]:
+    async with open_channel(address, tls) as channel:
         yield StoreClient(store, channel, token)

@@ -77,6 +77,10 @@ class PoolSettings:
         return per_process(self.request_pool, self.apply_pool, self.control_pool)
 
 
+DRIVER = "postgresql+asyncpg://"
+"""Address for SQLAlchemy; the driver gets the real one."""
+
+
 def normalised(dsn: str) -> str:
     """The dsn with SQLAlchemy's asyncpg scheme. Raises UnfitDatabase."""
     try:
@@ -86,6 +90,12 @@ def normalised(dsn: str) -> str:
     if url.get_backend_name() not in ("postgresql", "postgres"):
         raise UnfitDatabase(f"database dsn: {url.drivername}:// is not valid: use postgresql://")
     return url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+
+
+def driver_dsn(dsn: str) -> str:
+    """The dsn for asyncpg itself, which understands sslmode, sslrootcert and passfile; SQLAlchemy's addresses do not.
+    Raises UnfitDatabase."""
+    return normalised(dsn).replace("+asyncpg", "", 1)
 
 
 def make_engine(dsn: str, size: int, settings: PoolSettings, **server_settings: str) -> AsyncEngine:
@@ -101,12 +111,13 @@ def make_engine(dsn: str, size: int, settings: PoolSettings, **server_settings: 
         return str(int(seconds * 1000))
 
     return create_async_engine(
-        normalised(dsn),
+        DRIVER,
         pool_size=size,
         max_overflow=0,
         pool_timeout=settings.pool_timeout_seconds,
         pool_use_lifo=True,
         connect_args={
+            "dsn": driver_dsn(dsn),
             "timeout": _CONNECT_SECONDS,
             # Longer than the server's own timeout: it fires only if the server does not answer at all.
             "command_timeout": settings.statement_timeout_seconds + 1.0,

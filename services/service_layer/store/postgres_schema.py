@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from libs.errors import NewerSchema, StoreUnavailable
 from libs.postgres import UnfitDatabase, check_fitness
 from services.service_layer.store.postgres_errors import FOREIGN, translated
-from services.service_layer.store.postgres_pool import normalised
+from services.service_layer.store.postgres_pool import DRIVER, driver_dsn
 
 COMMAND = "python -m services.service_layer migrate"
 
@@ -46,19 +46,20 @@ async def check(dsn: str) -> str:
 
 
 async def _with_engine(dsn: str, *, change: bool, search_path: str = "") -> str:
-    address = normalised(dsn)
+    address = driver_dsn(dsn)
     # Plain connections without the pools' settings: they show the server's own defaults.
     engine = create_async_engine(
-        address,
+        DRIVER,
         poolclass=NullPool,
         connect_args={
+            "dsn": address,
             "timeout": _CONNECT_SECONDS,
             "command_timeout": _COMMAND_SECONDS,
             "server_settings": {"search_path": search_path} if search_path else {},
         },
     )
     try:
-        await check_fitness(address.replace("+asyncpg", "", 1))
+        await check_fitness(address)
         return await (_migrate(engine) if change else _check(engine))
     except FOREIGN as error:
         raise (translated(error) or StoreUnavailable(str(error))) from error

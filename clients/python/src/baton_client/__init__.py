@@ -8,5 +8,6 @@ The messages are in `baton_client.messages`.
 
 from baton_client.client import AsyncClient, Client, connect, connect_async
 from baton_client.errors import CallError
+from baton_client.tls import Tls
 
-__all__ = ["AsyncClient", "CallError", "Client", "connect", "connect_async"]
+__all__ = ["AsyncClient", "CallError", "Client", "Tls", "connect", "connect_async"]

@@ -10,6 +10,7 @@ import grpc.aio
 from baton_client.calls import Metadata, Settings
 from baton_client.channel import Options, merged
 from baton_client.methods import SCHEMA, AsyncMethods, Methods
+from baton_client.tls import Tls
 
 TIMEOUT_SECONDS = 30.0
 """Time limit of a call without a timeout of its own, including retries. Also how long a watch may fail between two
@@ -51,6 +52,7 @@ class AsyncClient(AsyncMethods):
 def connect(
     target: str,
     *,
+    tls: bool | Tls = False,
     credentials: grpc.ChannelCredentials | None = None,
     timeout: float = TIMEOUT_SECONDS,
     name: str = "",
@@ -60,11 +62,13 @@ def connect(
     """A client of the service at `target` ("host:port", or any other target of gRPC). It connects at the first call,
     and again after a lost connection.
 
-    `credentials`: for TLS (grpc.ssl_channel_credentials()); without them the connection is not encrypted. `timeout`:
-    seconds for a call without a timeout of its own. `name`: name of this client, shown to the service's operators.
+    `tls`: encrypt the connection and check the service's certificate, by the CAs that gRPC knows or by the files in a
+    `Tls`. `credentials`: gRPC's own, instead. Without either the connection is not encrypted. `timeout`: seconds
+    for a call without a timeout of its own. `name`: name of this client, shown to the service's operators.
     `metadata`: metadata of every call. `options`: channel options of gRPC that override this package's.
     """
     settings = _settings(timeout, name, metadata)
+    credentials = credentials or _credentials(tls)
     if credentials is None:
         return Client(grpc.insecure_channel(target, merged(options)), settings)
     return Client(grpc.secure_channel(target, credentials, merged(options)), settings)
@@ -73,6 +77,7 @@ def connect(
 def connect_async(
     target: str,
     *,
+    tls: bool | Tls = False,
     credentials: grpc.ChannelCredentials | None = None,
     timeout: float = TIMEOUT_SECONDS,
     name: str = "",
@@ -81,9 +86,16 @@ def connect_async(
 ) -> AsyncClient:
     """As `connect`, for asyncio. Call it in the event loop that uses the client."""
     settings = _settings(timeout, name, metadata)
+    credentials = credentials or _credentials(tls)
     if credentials is None:
         return AsyncClient(grpc.aio.insecure_channel(target, merged(options)), settings)
     return AsyncClient(grpc.aio.secure_channel(target, credentials, merged(options)), settings)
+
+
+def _credentials(tls: bool | Tls) -> grpc.ChannelCredentials | None:
+    if isinstance(tls, Tls):
+        return tls.credentials()
+    return grpc.ssl_channel_credentials() if tls else None
 
 
 def _settings(timeout: float, name: str, metadata: Metadata) -> Settings:

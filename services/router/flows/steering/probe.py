@@ -25,6 +25,7 @@ from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.rpc import metadata
 from libs.rpc.channel import Channel, open_channel
+from libs.tls.process import ClientTls
 from services.router.flows.stores import StoreClient, Stores
 
 MAX_SECONDS = 3600.0
@@ -90,13 +91,21 @@ class ProbeCounts:
 Own = tuple[tuple[str, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class OwnCalls:
+    """How the router's own listener accepts its calls."""
+
+    metadata: Own = ()
+    tls: Callable[[], ClientTls | None] = lambda: None
+
+
 class Probe:
     """The prober of one router. It runs one probe at a time."""
 
     def __init__(
-        self, contract: Contract, stores: Stores, address: Callable[[], str], clock: Clock, own: Own = ()
+        self, contract: Contract, stores: Stores, address: Callable[[], str], clock: Clock, own: OwnCalls | None = None
     ) -> None:
-        """`address`: of the router's public listener. `own`: metadata by which it accepts these calls."""
+        """`address`: of the router's public listener. `own`: how it accepts these calls."""
         methods = [method for method in contract.methods.values() if method.key is not None]
         self._reads = [method for method in methods if method.is_read]
         self._writes = [method for method in methods if method.probe_if]
@@ -104,7 +113,7 @@ class Probe:
         self._template = named[0] if named else "{}"
         self._stores = stores
         self._address = address
-        self.own_metadata = own
+        self.own = own or OwnCalls()
         self._clock = clock
         self._busy = False
 
@@ -122,7 +131,7 @@ class Probe:
         self._busy = True
         counts, began = ProbeCounts(), self._clock.monotonic()
         try:
-            async with open_channel(self._address()) as channel:
+            async with open_channel(self._address(), self.own.tls()) as channel:
                 run = _Run(self, plan, channel, counts, await self._names())
                 workers = [asyncio.create_task(run.work(began, self._clock)) for _ in range(WORKERS)]
                 try:
@@ -197,7 +206,7 @@ class _Run:
         call = self._channel.multi_callable(method.path)(
             request.SerializeToString(),
             timeout=CALL_SECONDS,
-            metadata=(*self._probe.own_metadata, (metadata.EXPLAIN, "1")),
+            metadata=(*self._probe.own.metadata, (metadata.EXPLAIN, "1")),
         )
         try:
             await call

@@ -1,0 +1,82 @@
+"""The TLS handshake of an HTTP connection, which counts as one of the listener's from its first byte.
+
+asyncio's own TLS servers create the protocol only after the handshake. Until then nothing would limit the number of
+clients that connect and say nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Protocol
+
+from libs.http.connection import HttpConnection
+
+HANDSHAKE_SECONDS = 10.0
+SHUTDOWN_SECONDS = 1.0
+
+
+class Owner(Protocol):
+    """The listener that a connection belongs to."""
+
+    @property
+    def flooded(self) -> bool:
+        """Whether new connections are closed without a response."""
+
+
+class Handshake(asyncio.Protocol):
+    """The protocol of a connection until its handshake is over."""
+
+    def __init__(
+        self, open_ones: set[Handshake], owner: Owner, connection: HttpConnection, context: ssl.SSLContext
+    ) -> None:
+        self._open_ones = open_ones
+        self._owner = owner
+        self._connection = connection
+        self._context = context
+        self._task: asyncio.Task[None] | None = None
+        self._early = b""
+        """Bytes of the client that arrived together with the end of its handshake."""
+
+    def abort(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError(f"{transport!r} carries no stream")
+        self._open_ones.add(self)
+        if self._owner.flooded:
+            self._open_ones.discard(self)
+            transport.abort()
+            return
+        transport.pause_reading()
+        self._task = asyncio.get_running_loop().create_task(self._secure(transport))
+
+    def data_received(self, data: bytes) -> None:
+        self._early += data
+
+    async def _secure(self, transport: asyncio.Transport) -> None:
+        secured: asyncio.Transport | None = None
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                transport,
+                self,
+                self._context,
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+        except (OSError, asyncio.CancelledError):
+            # A stranger's broken handshake is not worth a line in the log.
+            pass
+        finally:
+            self._open_ones.discard(self)
+            if secured is None:
+                transport.abort()
+        if secured is None or secured.is_closing():
+            return
+        secured.set_protocol(self._connection)
+        self._connection.connection_made(secured)
+        if self._early:
+            self._connection.data_received(self._early)
