@@ -24,9 +24,11 @@ The engine (`libs.store.engine`) reads a `Found` in a transaction, asks a functi
 stores exactly that, on the condition that owner and version are still the ones it read. If the condition fails, the
 engine starts again from the read.
 
-Statements that change a row. No other statement changes a record; a test compares this list with the code. Each
-statement repeats the condition on ownership, so a decision that ignores ownership changes no row. Triggers in each
-database are the last guard: an update must raise the row's version, and a transaction must announce each removal.
+Statements that change a row. No other statement of a store changes a record; a test compares this list with the stores'
+modules. `put` and the statements that replace it repeat the condition of the decision, so a decision that ignores
+ownership changes no row. The others are safe for the reasons given below; docs/protocol.md has the whole argument.
+Triggers in each database are the last guard: an update must raise the row's version, and a transaction must announce
+each removal.
 
 `Transaction.put` updates a row if its owner and version are those that the decision was based on, and inserts a row if
 its bucket is in the row's term. For a write or a release, this store must also own the row, or the bucket if there is
@@ -41,16 +43,21 @@ conditions. The apply updates a row of a lower version, or inserts one:
 
     postgres_sql        CREATE, UPDATE, APPLY
 
-`Transaction.delete` removes a row of a lower term than its bucket. The journal of conflicts has the row by then:
+`Transaction.delete` removes a row of a lower term than its bucket. The statement names the key only. `settle`, the only
+caller, has locked the row and put it into the journal of conflicts in the same transaction:
 
     memory_transaction  delete
     sqlite_transaction  delete
     postgres_sql        DELETE_ROWS
 
-A row of the old program becomes a record of version (0, 1) and leaves the old table. A migration rewrites bases:
+A row of the old program becomes a record of version (0, 1) and leaves the old table, which no statement updates. A
+migration rewrites bases and keeps owner, version and payload:
 
     sqlite_old          insert, complete
     sqlite_schema       change
+
+Two places are not compared with this list. PostgreSQL's migration 0006 rewrites bases as SQLite's does. `takeover`,
+`leave` and `fitness` of simple_mcp change a file that no store serves.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Tables and statements of a store on SQLite.
 
 Two layouts share them. They differ in the table of the records and in its own columns, which are projections of the
-payload. The columns of the protocol have the same names in both.
+payload. The columns of the protocol have the same names in both. `libs.ownership.rules` lists the statements that
+change a record's row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The statements that enforce the protocol, at isolation level READ COMMITTED.
+"""The statements that enforce the protocol, at isolation level READ COMMITTED. `libs.ownership.rules` lists those that
+change a record's row.
 
 tests/integration/test_postgres_interleavings.py runs each statement with and without its guard on a real database, and
 shows the anomaly that the guard prevents.
