@@ -72,7 +72,7 @@ async def write_on(site: Site, made: list[str]) -> None:
             made.append(f"during-{number}")
 
 
-def forged() -> list[Event]:
+def forged(topic: str) -> list[Event]:
     """What a program that reaches the topic, and knows everything but the keys, may write."""
     key, version = f"{COLLECTION}before", Version(0, 1000)
     payload = sandbox_pb2.Sandbox(name=key, account="mallory").SerializeToString()
@@ -87,6 +87,7 @@ def forged() -> list[Event]:
         unsigned,
         Codes(lambda: KeyRing("one", {"one": b"3" * 32}), "guessed").sign(unsigned),
         Codes(lambda: right, "another.topic").sign(unsigned),
+        replace(Codes(lambda: right, topic).sign(replace(unsigned, value=b"")), value=unsigned.value),
         Event("", terms.SerializeToString(), HeaderWriter("A", TERMS_TYPE).write("", (0, 0), 1.7e9)),
     ]
 
@@ -133,7 +134,7 @@ async def test_codes_are_switched_on_and_rotated_under_load_and_a_forged_event_c
                 return all(feed.event_auth == "require" and feed.checked_from for feed in await feeds(site))
 
             await eventually(begun, WAIT_SECONDS)
-            await site.log.append(forged())
+            await site.log.append(forged(site.log.name))
             # Both keys are known everywhere before the new one signs, and it signs everywhere before the old one goes.
             give_keys(world, every, "one", one=ONE, two=TWO)
             await eventually(lambda: knows(site, ["one", "two"]), WAIT_SECONDS)
@@ -147,12 +148,12 @@ async def test_codes_are_switched_on_and_rotated_under_load_and_a_forged_event_c
         await arrived(site, [*made, "after"])
 
         for feed in await feeds(site):
-            assert (feed.unauthenticated, feed.unauthenticated_now, feed.parked_now) == (4, 4, 4)
+            assert (feed.unauthenticated, feed.unauthenticated_now, feed.parked_now) == (5, 5, 5)
             assert (feed.trouble, feed.event_keys_trouble) == ("", "")
         answer, _ = await site.read("before")
         assert answer.account != "mallory"
         shown = (await site.status())["stores"]
-        assert [store["unauthenticated"] for store in shown.values()] == [4, 4]
+        assert [store["unauthenticated"] for store in shown.values()] == [5, 5]
 
 
 async def knows(site: Site, keys: list[str]) -> bool:

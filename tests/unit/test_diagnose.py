@@ -58,7 +58,9 @@ class Ward:
         cache = SettingCache(control, self.clock)
         await cache.refresh()
         observer = Known(self.log, self.clock, {Store.A: self.a, Store.B: self.b})
-        found = await Doctor(observer, cache, control, 2, {"stores": True}, self.clock).diagnose()
+        found = await Doctor(
+            observer, cache, control, 2, {"stores": True}, self.clock, event_keys=lambda: ["one"]
+        ).diagnose()
         return {finding.subject: finding for finding in found}
 
     async def spoiled(self) -> tuple[str, Level, str]:
@@ -112,6 +114,7 @@ async def test_exchanged_addresses_are_noticed(ward: Ward) -> None:
         (pb.Feed(parked_now=3), Level.WARN),
         (pb.Feed(parked_now=3, unauthenticated_now=3), Level.FAIL),
         (pb.Feed(event_keys_trouble="the event keys /keys are not TOML"), Level.WARN),
+        (pb.Feed(event_auth="sign", event_keys=["two"]), Level.FAIL),
     ],
 )
 async def test_a_feed_in_trouble_is_told(ward: Ward, feed: pb.Feed, level: Level) -> None:

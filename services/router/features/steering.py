@@ -88,6 +88,7 @@ def doctor(flows: SharedFlows) -> Feature:
         tokens,
         flows.clock,
         lambda: flows.evidence(connections.cache.current).log_gap,
+        lambda: () if connections.codes is None else connections.codes.key_ids,
     )
     return Feature(methods=[DoctorMethods(examined, flows.clock)])
 

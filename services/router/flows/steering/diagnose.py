@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -52,6 +52,9 @@ class Doctor:
     gap: Callable[[], str] = str
     """The same text as `services.router.flows.jobs.log_gap.GapWatch.text`."""
 
+    event_keys: Callable[[], Sequence[str]] = tuple
+    """Ids of this router's keys of events: first the one that signs."""
+
     async def diagnose(self) -> list[Finding]:
         """Make all checks. They take a few seconds at most."""
         await self.observer.poll()
@@ -60,7 +63,7 @@ class Doctor:
         await self.observer.poll()
         findings = []
         for store in Store:
-            findings += _store(self.observer.view(store), self.clock)
+            findings += _store(self.observer.view(store), self.clock, self.event_keys())
         findings.append(_log(self, before))
         findings.append(await _control(self))
         findings += [_token(name, used) for name, used in self.tokens.items()]
@@ -72,8 +75,8 @@ def _revival(store: Store, status: pb.GetStatusResponse) -> str:
     return f"baton recover {name} brings it back" if status.fence_reason else f"see the log of store {store}"
 
 
-def _event_auth(subject: str, feed: pb.Feed) -> list[Finding]:
-    """The authentication of the events that this store applies."""
+def _event_auth(subject: str, feed: pb.Feed, event_keys: Sequence[str]) -> list[Finding]:
+    """The authentication of the events that this store applies. `event_keys`: those of this router."""
     findings = []
     if feed.unauthenticated_now:
         remedy = (
@@ -86,12 +89,17 @@ def _event_auth(subject: str, feed: pb.Feed) -> list[Finding]:
         remedy = "correct the file: until then the last good keys stay in use, and a restart fails"
         findings.append(Finding(Level.WARN, subject, feed.event_keys_trouble, remedy))
     if feed.event_auth in ("sign", "require"):
-        text = f"event_auth is {feed.event_auth}; keys: {', '.join(feed.event_keys)}, the first one signs"
-        findings.append(Finding(Level.PASS, subject, text))
+        text = f"event_auth is {feed.event_auth}; keys: {', '.join(feed.event_keys)}"
+        if event_keys and event_keys[0] in feed.event_keys:
+            findings.append(Finding(Level.PASS, subject, text))
+        else:
+            signs = f"signs with key {event_keys[0]}" if event_keys else "does not sign"
+            remedy = "give all routers and stores the same event_keys: the store takes no event of this router"
+            findings.append(Finding(Level.FAIL, subject, f"{text}; this router {signs}", remedy))
     return findings
 
 
-def _store(view: StoreView, clock: Clock) -> list[Finding]:
+def _store(view: StoreView, clock: Clock, event_keys: Sequence[str]) -> list[Finding]:
     subject = f"store {view.store}"
     status = view.status
     if status is None or view.trouble:
@@ -114,7 +122,7 @@ def _store(view: StoreView, clock: Clock) -> list[Finding]:
     if parked := status.feed.parked_now - status.feed.unauthenticated_now:
         remedy = "baton events parked shows them; phases cannot advance until they are applied or dropped"
         findings.append(Finding(Level.WARN, subject, f"{parked} events are parked", remedy))
-    findings += _event_auth(subject, status.feed)
+    findings += _event_auth(subject, status.feed, event_keys)
     findings += _old_rows(subject, status)
     if status.conflicts:
         remedy = "baton conflicts lists the changes that a seizure did not see; review and resolve each"
