@@ -25,7 +25,7 @@ import hmac
 import struct
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from hashlib import sha256
 
 from libs.eventlog.key_ring import KeyRing
 from libs.eventlog.port import Event
@@ -37,6 +37,9 @@ _CONTEXT = b"baton event 1\0"
 _PREFIXES = ("ce_", "baton-")
 _CONTENT_TYPE = "content-type"
 _KNOWN_NAME_CHARACTERS = 64
+_BLOCK_BYTES = 64
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
 _pack_length = struct.Struct(">I").pack
 
 
@@ -51,8 +54,8 @@ class Codes:
         self._ring = ring
         self._topic = topic
         self._known: KeyRing | None = None
-        self._states: dict[str, Any] = {}
-        """HMAC by key id, of all that is the same in every event."""
+        self._states: dict[str, _Hmac] = {}
+        """By key id, after all that is the same in every event."""
 
     def __repr__(self) -> str:
         return f"<Codes {self._topic} {self._known!r}>"
@@ -103,17 +106,31 @@ class Codes:
             return
         states = {}
         for name, key in ring.keys.items():
-            states[name] = state = hmac.new(key, _CONTEXT, "sha256")
-            state.update(_string(name.encode()) + _string(self._topic.encode()))
+            states[name] = _Hmac(key, _CONTEXT + _string(name.encode()) + _string(self._topic.encode()))
         self._states, self._known = states, ring
 
 
-def _code(state: Any, event: Event) -> bytes:
-    code = state.copy()
-    code.update(_before_value(event.key, event.headers, len(event.value)))
-    # Not joined with the rest: that would copy the value.
-    code.update(event.value)
-    return code.hexdigest().encode()  # type: ignore[no-any-return]
+class _Hmac:
+    """HMAC-SHA-256 of messages that begin alike. A copy of hashlib's states costs half of a copy of `hmac`'s."""
+
+    def __init__(self, key: bytes, begin: bytes) -> None:
+        if len(key) > _BLOCK_BYTES:
+            key = sha256(key).digest()
+        padded = key.ljust(_BLOCK_BYTES, b"\0")
+        self._inner = sha256(padded.translate(_INNER) + begin)
+        self._outer = sha256(padded.translate(_OUTER))
+
+    def code(self, *rest: bytes) -> bytes:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        for part in rest:
+            inner.update(part)
+        outer.update(inner.digest())
+        return outer.hexdigest().encode()
+
+
+def _code(state: _Hmac, event: Event) -> bytes:
+    # In two parts: to join them would copy the value.
+    return state.code(_before_value(event.key, event.headers, len(event.value)), event.value)
 
 
 def _before_value(key: str, headers: Iterable[tuple[str, bytes]], value_bytes: int) -> bytes:

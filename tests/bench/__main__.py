@@ -22,6 +22,7 @@ from tests.bench import (
     backfill,
     calls,
     doors,
+    event_codes,
     first_start,
     handoff,
     lag,
@@ -52,6 +53,10 @@ BENCHES: dict[str, tuple[str, Measure]] = {
     "calls": ("calls through the router against direct calls to the store and against a bare proxy", calls.measure),
     "doors": ("a read by REST, Connect and MCP against the same read by gRPC", doors.measure),
     "ack": ("writes acknowledged from the log, against the same writes acknowledged at commit", ack.measure),
+    "event_codes": (
+        "CPU time of publishing and applying an event with its code, against one without",
+        event_codes.measure,
+    ),
     "lag": ("time from a change at A to its row at B, at half of the maximum write rate", lag.measure),
     "locks": ("locks in Redis against redis-py's, and against a bare round trip", locks.measure),
     "handoff": ("handoff of one record to the other store and back", handoff.measure),

@@ -197,6 +197,13 @@ def test_hexadecimal_digits_in_capitals_are_refused() -> None:
     assert codes().why_wrong(changed)
 
 
+@pytest.mark.parametrize("size", [32, 63, 64, 65, 200])
+def test_a_key_of_any_length_makes_the_code_of_the_description(size: int) -> None:
+    key = bytes(range(size))
+    signed = codes("any", keys={"any": key}).sign(Event("a", b"b", HEADERS))
+    assert signed.headers[-1][1] == by_the_book("any", key, TOPIC, Event("a", b"b", HEADERS))
+
+
 def test_a_key_under_another_id_makes_another_code() -> None:
     same = {"one": KEYS["old"], "two": KEYS["old"]}
     name, content = codes("one", keys=same).sign(Event("a", b"b")).headers[-1]

@@ -99,7 +99,7 @@ def _event_auth(subject: str, feed: pb.Feed, event_keys: Sequence[str]) -> list[
     return findings
 
 
-def _store(view: StoreView, clock: Clock, event_keys: Sequence[str]) -> list[Finding]:
+def _store(view: StoreView, clock: Clock, event_keys: Sequence[str] = ()) -> list[Finding]:
     subject = f"store {view.store}"
     status = view.status
     if status is None or view.trouble:
