@@ -35,6 +35,9 @@ UNGUARDED = (
     "ALTER TABLE progress DROP COLUMN mark",
     "ALTER TABLE standing DROP COLUMN recovery_order",
     "ALTER TABLE standing DROP COLUMN fenced_at",
+    "ALTER TABLE parked DROP COLUMN unauthenticated",
+    "DROP TABLE checked_from",
+    "DELETE FROM counter WHERE name = 'unauthenticated'",
     "PRAGMA user_version = 6",
 )
 EARLIER = (
