@@ -753,7 +753,62 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "A caller sees and changes only its accounts' records, at either store, in lists and watches"
     ),
     "trust.roles": Requirement("Each operator's verb needs its role; the journal names the authenticated actor"),
-    "trust.tls": Requirement("TLS on every leg, Kafka with SASL, certificates and tokens reload without a restart"),
+    "trust.tls": Requirement(
+        "TLS on every leg between clients, operators and processes; peers that cannot be trusted are refused in words",
+        _in(
+            "integration/test_tls_processes.py",
+            "a_system_serves_over_tls_with_certificates_on_both_sides",
+            "a_process_with_a_bad_file_does_not_start_and_says_why",
+        )
+        + _in(
+            "unit/test_tls_files.py",
+            "a_bad_file_is_refused_by_setting_file_and_remedy",
+            "a_key_that_every_user_can_read_or_change_is_refused",
+            "no_key_is_in_a_text_about_its_files",
+        )
+        + _in(
+            "unit/test_rpc_tls.py",
+            "a_peer_that_cannot_be_trusted_is_refused_in_words",
+            "another_name_is_checked_if_the_setting_says_so",
+            "tls_before_1_2_is_refused",
+            "a_drain_answers_the_calls_in_progress_over_tls",
+        )
+        + _in(
+            "unit/test_http_tls.py",
+            "a_client_that_cannot_be_trusted_is_refused",
+            "a_client_with_a_certificate_is_served_and_known_by_its_names",
+            "silent_clients_count_before_their_handshake_and_do_not_stay",
+        ),
+    ),
+    "trust.tls-reload": Requirement(
+        "Certificates reload without a restart and without a failed call; a bad replacement leaves the last good one",
+        _in("integration/test_tls_processes.py", "certificates_are_replaced_under_traffic_without_a_failed_call")
+        + _in(
+            "unit/test_tls_files.py",
+            "a_bad_replacement_leaves_the_last_good_certificate_in_force",
+            "a_bad_replacement_is_logged_once_and_measured",
+        )
+        + _in(
+            "unit/test_rpc_tls.py",
+            "a_listener_shows_a_replaced_certificate_and_no_call_fails",
+            "a_ca_that_is_withdrawn_admits_no_new_client",
+            "a_client_shows_a_replaced_certificate_and_its_calls_in_progress_end_well",
+        )
+        + _in("unit/test_http_tls.py", "a_replaced_certificate_is_shown_to_the_next_client"),
+    ),
+    "trust.tls-servers": Requirement(
+        "Kafka (SSL, SASL), PostgreSQL (verify-full) and Redis (TLS, ACL) are used over TLS; no secret is in an error",
+        _in(
+            "integration/test_tls_servers.py",
+            "events_pass_through_kafka_over_tls",
+            "kafka_that_cannot_be_trusted_or_refuses_us_is_named_without_secrets",
+            "kafka_settings_that_do_not_fit_each_other_are_refused",
+            "postgres_is_used_over_tls_for_the_store_and_the_control_store",
+            "postgres_that_cannot_be_trusted_or_refuses_us_is_named_without_secrets",
+            "locks_are_held_over_tls_by_a_user_with_a_password",
+            "a_lock_server_that_cannot_be_trusted_or_refuses_us_is_named_without_secrets",
+        ),
+    ),
     "trust.events": Requirement(
         "An event without a valid authentication code is never applied",
         _in(
