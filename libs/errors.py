@@ -11,6 +11,10 @@ DOMAIN = "baton"
 """Domain of the `google.rpc.ErrorInfo` that every error carries."""
 
 
+HIDDEN = "***"
+"""Shown in the place of a secret."""
+
+
 class BatonError(Exception):
     """An error inside Baton."""
 
@@ -36,6 +40,13 @@ class BatonError(Exception):
         return str(self.args[0])
 
 
+class Hidden:
+    """A value that an error must not show."""
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+
 class InvalidField(BatonError):
     """A field of the request is not valid."""
 
@@ -44,7 +55,7 @@ class InvalidField(BatonError):
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         """`value`: the caller's value; in words, such as "12 bytes", if it is too large to show. `expected`: the valid
-        form or the remedy, which ends the message."""
+        form or the remedy, which ends the message. For a secret, `value` is Hidden()."""
         shown = repr(value)
         if len(shown) > 80:
             shown = shown[:77] + "..."

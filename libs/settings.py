@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from libs.errors import BatonError
-from libs.text import parse_toml
+from libs.text import hide_password, parse_toml
 
 USAGE_EXIT_CODE = 2
 """Exit code of a process that a wrong setting keeps from starting."""
 
-_PASSWORD = re.compile(r"(://[^:/@\s]*):[^@\s]*@")
 _SHOWN_CHARACTERS = 120
 
 _SERVICE_LINKS = tuple(
@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     """Base of a process's settings. A subclass gives `env_prefix` in its `model_config`."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Settings without the passwords in them."""
+        for name, value in super().__repr_args__():
+            yield name, hide_password(value, one_address=True) if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(
@@ -83,9 +88,15 @@ def load(kind: type[S], file: Path | None = None) -> S:
         raise WrongSetting(_first_of(error, values, prefix)) from None
 
 
-def hide_password(text: str) -> str:
-    """The text with the password of each address in it replaced."""
-    return _PASSWORD.sub(r"\1:***@", text)
+def check_readable(url: str) -> str:
+    """Return the address of a server. Raises ValueError, without any part of it, if it cannot be taken apart."""
+    parts = urlsplit(url)
+    try:
+        if "," not in parts.netloc:
+            _ = parts.port
+    except ValueError:
+        raise ValueError("its host and port cannot be read: write special characters of a password as %XX") from None
+    return url
 
 
 def _check_environment(kind: type[Settings], prefix: str) -> None:
@@ -130,7 +141,7 @@ def _first_of(error: ValidationError, values: Mapping[str, Any], prefix: str) ->
     if found["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
     value = os.environ.get(variable, values.get(name, ""))
-    shown = hide_password(repr(value))
+    shown = hide_password(repr(value), one_address=True)
     if len(shown) > _SHOWN_CHARACTERS:
         shown = shown[: _SHOWN_CHARACTERS - 3] + "..."
     return f"{name}: {shown} is not valid: {found['msg'].removeprefix('Value error, ')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 import unicodedata
 from decimal import Decimal
@@ -12,6 +13,13 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories: controls (C0, C1), formats (bidi, zero width), surrogates, line and paragraph separators."""
 
 _DIGITS = 3
+
+_IN_ADDRESS = re.compile(r"(://[^:/@\s]*):\S*@")
+_IN_ONE_ADDRESS = re.compile(r"(://[^:/@\s]*):.*@", re.DOTALL)
+"""A password ends at the last @: a person may have typed any character before it."""
+_NAMED = re.compile(
+    r"(?i)((?<![a-z])(?:[a-z_]*password|passwd|pwd|secret|token|api_?key)\s*=\s*)('[^']*'|\"[^\"]*\"|[^\s&;,'\"]+)"
+)
 
 
 def plain(value: float, decimals: int = 6) -> str:
@@ -51,3 +59,16 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def hide_password(text: str, *, one_address: bool = False) -> str:
+    """The text with the password of each address in it, and each "password=…", replaced.
+
+    `one_address`: the text is one address, whose password may have spaces.
+
+    >>> [hide_password(text) for text in ("postgresql://me:a@b@host/x", "host=h password=abc user=me")]
+    ['postgresql://me:***@host/x', 'host=h password=*** user=me']
+    """
+    if "@" in text:
+        text = (_IN_ONE_ADDRESS if one_address else _IN_ADDRESS).sub(r"\1:***@", text)
+    return _NAMED.sub(r"\1***", text) if "=" in text else text

@@ -878,7 +878,31 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_file_of_settings_is_taken_or_refused",
         ),
     ),
-    "trust.secrets": Requirement("Secrets reach no log, metric, error or evidence"),
+    "trust.secrets": Requirement(
+        "Secrets of records reach no log, error, report or operator's output, unless an admin gives a reason",
+        _in(
+            "integration/test_secrets.py",
+            "secrets_are_in_no_log_error_report_and_output",
+            "secrets_are_shown_to_an_operator_who_gives_a_reason_which_is_journaled",
+            "a_redacted_record_is_not_taken_for_a_whole_one",
+        )
+        + _in(
+            "unit/test_secrets.py",
+            "values_of_secret_maps_are_replaced_and_their_keys_stay",
+            "a_refused_secret_is_named_and_not_shown",
+            "json_with_a_secret_of_a_wrong_type_is_refused_without_it",
+            "representations_have_no_content",
+        ),
+    ),
+    "trust.passwords": Requirement(
+        "Passwords in settings reach no log line, error or representation",
+        _in(
+            "unit/test_secrets.py",
+            "settings_show_no_password",
+            "an_address_whose_password_hides_its_port_is_refused_without_it",
+            "a_log_line_hides_the_password_of_an_address",
+        ),
+    ),
     "operate.page": Requirement("One live page shows and controls the migration, tested in a real browser"),
     "operate.telemetry": Requirement(
         "Metrics, traces and logs by OpenTelemetry's conventions through router, stores, log and apply"

@@ -7,7 +7,7 @@ the same partition in every adapter (`partition_of`).
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from libs.errors import BatonError
@@ -75,7 +75,7 @@ class Event:
     """One message. `key` chooses the partition. `headers` are ordered pairs of name and value; names may repeat."""
 
     key: str
-    value: bytes
+    value: bytes = field(repr=False)
     headers: tuple[tuple[str, bytes], ...] = ()
 
     @property

@@ -14,7 +14,8 @@ from typing import Any, Never
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from libs.errors import InvalidField
+from libs.contract.secrets import has_secrets, in_secret
+from libs.errors import Hidden, InvalidField
 from libs.http.json_types import DEPTH, check_object
 
 _PLACE = re.compile(r" at \"?([A-Za-z_]\w*(?:\.[^\s.\"]+|\[\d+\])*)\"?")
@@ -45,14 +46,20 @@ def read_message(data: bytes, message: Message, field: str = "body") -> None:
 def read_object(found: dict[str, Any], message: Message, field: str = "body") -> None:
     """As `read_message`, for a parsed object."""
     _check_number(found, field)
-    check_object(found, message.DESCRIPTOR, "" if field == "body" else field)
+    kind: Any = message.DESCRIPTOR
+    check_object(found, kind, "" if field == "body" else field)
     try:
         json_format.ParseDict(found, message, max_recursion_depth=DEPTH)
     except json_format.ParseError as error:
-        raise _named(error, field) from None
+        named = _named(error, field)
+        if in_secret(kind, named.field.removeprefix(f"{field}.")):
+            # protobuf's words may quote the value.
+            raise InvalidField(named.field, Hidden(), named.expected) from None
+        raise named from None
     except (ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         # protobuf raises these for values of a wrong JSON type.
-        shown = f"{type(error).__name__}: {error}"[:_SHOWN_CHARACTERS]
+        words = type(error).__name__ if has_secrets(kind) else f"{type(error).__name__}: {error}"
+        shown = words[:_SHOWN_CHARACTERS]
         raise InvalidField(field, shown, f"a {message.DESCRIPTOR.full_name} as JSON") from None
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from libs.errors import InvalidField
+from libs.contract.secrets import is_secret
+from libs.errors import Hidden, InvalidField
 from libs.http.values import INTEGERS, fields_of
 
 DEPTH = 32
@@ -38,10 +39,16 @@ def check_object(found: Mapping[str, Any], message: Any, path: str = "", depth: 
             names = ", ".join(field.json_name for field in message.fields)
             raise InvalidField(here, name, f"a field that exists: {names}"[:_NAMES_CHARACTERS])
         if field.name in seen:
-            raise InvalidField(here, value, f"one value of this field: it is also given as {seen[field.name]}")
+            shown = Hidden() if is_secret(field) else value
+            raise InvalidField(here, shown, f"one value of this field: it is also given as {seen[field.name]}")
         seen[field.name] = name
         if value is not None:
-            _check_field(field, value, here, depth)
+            try:
+                _check_field(field, value, here, depth)
+            except InvalidField as error:
+                if is_secret(field):
+                    raise InvalidField(error.field, Hidden(), error.expected) from None
+                raise
 
 
 def _check_field(field: FieldDescriptor, value: Any, path: str, depth: int) -> None:

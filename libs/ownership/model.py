@@ -50,7 +50,7 @@ class Served:
     request_hash: bytes
     version: Version
     """The version that the request's effect made."""
-    answer: bytes | None
+    answer: bytes | None = field(repr=False)
     """The serialized answer. None if it was larger than `limits.MAX_ANSWER_BYTES` or was dropped from a full event."""
 
 
@@ -63,7 +63,7 @@ class Row:
     owner: Store
     write_version: Version
     live: bool
-    payload: bytes
+    payload: bytes = field(repr=False)
     schema_version: int
     bases: tuple[Version, ...] = ()
     """Versions that the record had before each of its seizures, oldest first."""
@@ -153,7 +153,7 @@ class Answered:
     of the same request could take effect after the retry was answered.
     """
 
-    answer: bytes
+    answer: bytes = field(repr=False)
     version: Version
 
 
@@ -163,7 +163,7 @@ class Changed:
 
     row: Row
     served: Served
-    answer: bytes
+    answer: bytes = field(repr=False)
 
     @property
     def version(self) -> Version:

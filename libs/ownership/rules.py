@@ -63,7 +63,7 @@ Two places are not compared with this list. PostgreSQL's migration 0006 rewrites
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused, RevisionExhausted
 from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES, MAX_REVISION, MAX_STORED_REVISION
@@ -75,10 +75,10 @@ from libs.ownership.terms import contains
 class Resource:
     """The record after a write. `live` is False for a tombstone."""
 
-    payload: bytes
+    payload: bytes = field(repr=False)
     live: bool
     schema_version: int
-    answer: bytes | None = None
+    answer: bytes | None = field(default=None, repr=False)
     """The answer to the caller. None: the payload."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from google.protobuf.duration_pb2 import Duration
 
-from libs.errors import InvalidField
+from libs.errors import Hidden, InvalidField
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.sandboxes.transitions import NUMBERS
@@ -116,7 +116,7 @@ def check_annotations(sandbox: Sandbox) -> None:
         if not 0 < len(key) <= MAX_ANNOTATION_KEY_CHARACTERS or _CONTROL.search(key):
             expected = f"1 to {MAX_ANNOTATION_KEY_CHARACTERS} characters, no control characters"
             raise InvalidField("sandbox.annotations key", key, expected)
-        _check_no_nul(value, f"sandbox.annotations[{key!r}]")
+        _check_no_nul(value, f"sandbox.annotations[{key!r}]", secret=True)
         size += len(key.encode()) + len(value.encode())
     if size > MAX_ANNOTATIONS_BYTES:
         expected = f"at most {MAX_ANNOTATIONS_BYTES} bytes, keys and values of all together"
@@ -141,7 +141,7 @@ def check_env(sandbox: Sandbox) -> None:
     for name, value in sandbox.spec.env.items():
         expected = f"1 to {MAX_ENV_NAME_CHARACTERS} letters, digits and _, no digit first"
         _matches(_ENV_NAME_PATTERN, name, "sandbox.spec.env key", expected)
-        _check_text(value, f"sandbox.spec.env[{name!r}]", MAX_ENV_VALUE_BYTES)
+        _check_text(value, f"sandbox.spec.env[{name!r}]", MAX_ENV_VALUE_BYTES, secret=True)
 
 
 def check_cpu_millis(sandbox: Sandbox) -> None:
@@ -198,16 +198,16 @@ def _check_count(field: str, items: Iterable[str], most: int) -> None:
         raise InvalidField(field, f"{count} entries", f"at most {most}")
 
 
-def _check_text(value: str, field: str, most_bytes: int) -> None:
+def _check_text(value: str, field: str, most_bytes: int, *, secret: bool = False) -> None:
     size = len(value.encode())
     if size > most_bytes:
         raise InvalidField(field, f"{size} bytes", f"at most {most_bytes} bytes")
-    _check_no_nul(value, field)
+    _check_no_nul(value, field, secret=secret)
 
 
-def _check_no_nul(value: str, field: str) -> None:
+def _check_no_nul(value: str, field: str, *, secret: bool = False) -> None:
     if "\0" in value:
-        raise InvalidField(field, value, "text without NUL characters")
+        raise InvalidField(field, Hidden() if secret else value, "text without NUL characters")
 
 
 def _check_range(field: str, value: int, most: int) -> None:

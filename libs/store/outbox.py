@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from libs.ownership.model import Version
@@ -15,7 +15,7 @@ class ChangeEntry:
 
     key: str
     version: Version
-    event: bytes
+    event: bytes = field(repr=False)
     traceparent: str = ""
 
 

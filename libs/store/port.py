@@ -109,7 +109,7 @@ class Parked:
     offset: int
     key: str
     reason: str
-    event: bytes
+    event: bytes = field(repr=False)
     headers: bytes = b""
     """Headers of its message, packed by `libs.eventlog.headers`."""
     topic: str = ""

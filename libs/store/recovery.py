@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -117,7 +117,7 @@ class Conflict:
     key: str
     version: Version
     why: Why
-    event: bytes
+    event: bytes = field(repr=False)
     """The serialized Record."""
     resolution: str = ""
     """The person's decision; "" if the conflict is open."""

@@ -7,7 +7,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from libs.text import visible
+from libs.text import hide_password, visible
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -23,6 +23,10 @@ class TextLines(logging.Formatter):
         record.message = visible(record.message, keep="")
         return super().formatMessage(record)
 
+    def format(self, record: logging.LogRecord) -> str:
+        # A driver's words may quote the address that it was given.
+        return hide_password(super().format(record))
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         return _time(record)
 
@@ -35,10 +39,10 @@ class JsonLines(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": hide_password(record.getMessage()),
         }
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
+            line["trace"] = hide_password(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
 
 

@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 
 from libs.flags.openfeature import PLACE
 from libs.process import Address, Addresses, Count, ProcessSettings, Seconds
+from libs.settings import check_readable
 from services.router.core.limits import THRESHOLDS
 from services.router.core.phase import Phase
 from services.router.core.thresholds import Limits, Threshold
@@ -42,7 +43,7 @@ def check_control_store(value: str) -> str:
     """Raises ValueError."""
     if _CONTROL_STORE.fullmatch(value) is None:
         raise ValueError("must be sqlite:///path or postgresql://user@host:port/database")
-    return value
+    return check_readable(value)
 
 
 def check_phases(value: str) -> str:

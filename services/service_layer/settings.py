@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 
 from libs.backend.settings import BackendSettings
 from libs.process import Address
+from libs.settings import check_readable
 from libs.store.connections import APPLY_POOL, CONTROL_POOL, default_request_pool, local_cores
 
 _SQLITE = "sqlite:///"
@@ -21,7 +22,7 @@ _POSTGRES = re.compile(r"postgresql://\S+/\S+")
 def check_database(value: str) -> str:
     """Return `value`. Raises ValueError unless it names a database."""
     if _POSTGRES.fullmatch(value) or (value.startswith(_SQLITE) and len(value) > len(_SQLITE)):
-        return value
+        return check_readable(value)
     raise ValueError("use postgresql://user@host:port/name, or sqlite:///path for a file")
 
 
@@ -29,7 +30,7 @@ def check_redis(value: str) -> str:
     """Return `value`. Raises ValueError if it is neither empty nor a Redis address."""
     if value and not re.fullmatch(r"rediss?://\S+", value):
         raise ValueError("use redis://host:port/number, or leave it empty for locks in memory")
-    return value
+    return check_readable(value)
 
 
 class ServiceLayerSettings(BackendSettings):

@@ -297,7 +297,7 @@ async def test_the_position_of_a_store_that_does_not_serve_is_not_reported(syste
 
 async def test_a_conflict_is_shown_and_resolved_with_a_reason_that_the_journal_keeps(system: System) -> None:
     await test_a_share_that_was_seized_is_the_other_store_s_and_its_return_loses_nothing_in_silence(system)
-    conflicts = Conflicts(system.stores, system.migration, lambda record: record.key)
+    conflicts = Conflicts(system.stores, system.migration, lambda record, **_: record.key)
     found, troubles = await conflicts.list()
     assert [(one.store, one.conflict.key, one.content) for one in found] == [
         (A, KEYS[0], KEYS[0]),
@@ -559,5 +559,5 @@ async def test_conflicts_are_listed_up_to_a_size_and_a_large_one_by_its_size_alo
     first, *others = answer.conflicts
     assert (first.event, first.left_out_bytes > MAX_EVENT_BYTES) == (b"", True)
     assert 4 <= len(others) <= 6 and all(one.event for one in others)
-    found, _ = await Conflicts(system.stores, system.migration, lambda record: record.key).list()
+    found, _ = await Conflicts(system.stores, system.migration, lambda record, **_: record.key).list()
     assert "too many to show" in found[0].content

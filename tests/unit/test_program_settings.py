@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from libs.process import ProcessSettings
-from libs.settings import USAGE_EXIT_CODE, WrongSetting, hide_password, load
+from libs.settings import USAGE_EXIT_CODE, WrongSetting, load
+from libs.text import hide_password
 from services.router.core.phase import Phase
 from services.router.settings import RouterSettings
 from services.service_layer.settings import ServiceLayerSettings

@@ -11,8 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from libs.process import check_addresses
-from libs.settings import WrongSetting, hide_password, load
+from libs.settings import WrongSetting, load
 from libs.telemetry.logs import JsonLines, TextLines
+from libs.text import hide_password
 from services.router.core.limits import THRESHOLDS
 from services.router.core.thresholds import Limits
 from services.router.settings import RouterSettings

@@ -7,19 +7,23 @@ from libs.pb.baton.control.v1 import conflicts_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.roles import actor_of
 from services.router.flows.feed.conflicts import ConflictAt, Conflicts
+from services.router.flows.feed.reveal import Reveals
 from services.router.flows.steering.migration import Decision
 
 
 class ConflictMethods:
     """Methods of the control API."""
 
-    def __init__(self, conflicts: Conflicts) -> None:
+    def __init__(self, conflicts: Conflicts, reveals: Reveals) -> None:
         self._conflicts = conflicts
+        self._reveals = reveals
 
     async def ListConflicts(  # noqa: N802
         self, request: pb.ListConflictsRequest, context: Context
     ) -> pb.ListConflictsResponse:
-        found, troubles = await self._conflicts.list(request.limit)
+        if request.reveal:
+            await self._reveals.note(actor_of(request.actor), request.reason, "conflicts")
+        found, troubles = await self._conflicts.list(request.limit, reveal=request.reveal)
         return pb.ListConflictsResponse(conflicts=[_conflict_to_pb(one) for one in found], troubles=troubles)
 
     async def ResolveConflict(  # noqa: N802

@@ -12,6 +12,7 @@ from services.router.api.messages import timestamp
 from services.router.api.roles import actor_of
 from services.router.flows.feed.events import EventCode, LogEvents, Question, ReadableEvent
 from services.router.flows.feed.parked import ParkedAt, ParkedEvents
+from services.router.flows.feed.reveal import Reveals
 from services.router.flows.jobs.restart_events import RestartEvents
 from services.router.flows.steering.migration import Decision
 
@@ -26,15 +27,20 @@ _CODES = {
 class EventMethods:
     """Methods of the control API."""
 
-    def __init__(self, events: LogEvents, parked: ParkedEvents, restart: RestartEvents) -> None:
+    def __init__(self, events: LogEvents, parked: ParkedEvents, restart: RestartEvents, reveals: Reveals) -> None:
         self._events = events
+        self._reveals = reveals
         self._parked = parked
         self._restart = restart
 
     async def ReadEvents(  # noqa: N802
         self, request: pb.ReadEventsRequest, context: Context
     ) -> AsyncGenerator[pb.ReadEventsResponse, None]:
-        question = Question(request.start, request.name, request.limit, request.follow, request.content)
+        question = Question(request.start, request.name, request.limit, request.follow, request.content, request.reveal)
+        question.check()
+        if question.reveal:
+            subject = f"events of {question.name}" if question.name else f"events {question.start}".strip()
+            await self._reveals.note(actor_of(request.actor), request.reason, subject)
         async with aclosing(self._events.read(question)) as found:
             async for seen in found:
                 yield pb.ReadEventsResponse(event=_event_to_pb(seen))

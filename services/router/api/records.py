@@ -8,6 +8,7 @@ from libs.pb.baton.control.v1 import records_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.roles import actor_of
 from services.router.flows.feed.repair import RecordAt, RecordRepair, Replacement
+from services.router.flows.feed.reveal import Reveals
 from services.router.flows.steering.migration import Decision
 
 HEAD_BYTES = 64
@@ -16,12 +17,15 @@ HEAD_BYTES = 64
 class RecordMethods:
     """Methods of the control API."""
 
-    def __init__(self, repair: RecordRepair) -> None:
+    def __init__(self, repair: RecordRepair, reveals: Reveals) -> None:
         self._repair = repair
+        self._reveals = reveals
 
     async def ShowRecord(self, request: pb.ShowRecordRequest, context: Context) -> pb.ShowRecordResponse:  # noqa: N802
-        found = await self._repair.show(request.key)
-        return pb.ShowRecordResponse(records=[_record_to_pb(one) for one in found])
+        if request.reveal:
+            await self._reveals.note(actor_of(request.actor), request.reason, request.key)
+        found = await self._repair.show(request.key, reveal=request.reveal)
+        return pb.ShowRecordResponse(records=[_record_to_pb(one, reveal=request.reveal) for one in found])
 
     async def RepairRecord(  # noqa: N802
         self, request: pb.RepairRecordRequest, context: Context
@@ -37,7 +41,7 @@ class RecordMethods:
         return pb.RepairRecordResponse(owner=STORE_NUMBERS[done.owner], version=version, effect=done.effect)
 
 
-def _record_to_pb(one: RecordAt) -> pb.RecordAt:
+def _record_to_pb(one: RecordAt, *, reveal: bool) -> pb.RecordAt:
     answer = one.answer
     if one.trouble:
         return pb.RecordAt(store=STORE_NUMBERS[one.store], trouble=one.trouble)
@@ -52,5 +56,5 @@ def _record_to_pb(one: RecordAt) -> pb.RecordAt:
         bytes=answer.bytes,
         corrupt=answer.corrupt,
         content=one.content,
-        head=record.payload[:HEAD_BYTES] if answer.corrupt else b"",
+        head=record.payload[:HEAD_BYTES] if answer.corrupt and reveal else b"",
     )

@@ -39,6 +39,7 @@ ELEVATED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "AdvancePhase with an override or to DEPRECATED",
     ),
     "StartJob": (lambda request: request.kind in _ADMIN_JOBS, "a job that recovers or seizes a store"),
+    **dict.fromkeys(("ReadEvents", "ShowRecord", "ListConflicts"), (lambda request: request.reveal, "showing secrets")),
 }
 """By method: the requests that need an admin, and their name in a refusal."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.router.cli.inputs import parse_store
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command, without_command
+from services.router.cli.options import Changing, CommandFailed, Exit, Revealing, agree, command, without_command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,13 +18,13 @@ View = dict[str, Any]
 
 def register(app: typer.Typer) -> None:
     conflicts = typer.Typer(help="Changes of a lost store that a seizure did not see.")
-    without_command(conflicts, Common)(list_conflicts)
+    without_command(conflicts, Revealing)(list_conflicts)
     command(conflicts, "resolve", Changing)(resolve)
     app.add_typer(conflicts, name="conflicts")
 
 
 def list_conflicts(
-    options: Common,
+    options: Revealing,
     limit: Annotated[int, typer.Option(min=0, max=1000, help="At most N of each store; 0: 200.")] = 0,
 ) -> None:
     """List changes of a lost store that were not in the log when its records were seized, unresolved ones first. They
@@ -33,6 +33,7 @@ def list_conflicts(
 
     \b
     JSON keys: conflicts (list of {Conflict}), troubles
+    Secrets are *** unless --reveal is given.
     """
     from libs.pb.baton.control.v1 import conflicts_pb2 as pb
     from services.router.cli import show
@@ -40,7 +41,7 @@ def list_conflicts(
     from services.router.cli.views import view_of
 
     with control(options) as router:
-        answer = router.call("ListConflicts", pb.ListConflictsRequest(limit=limit))
+        answer = router.call("ListConflicts", pb.ListConflictsRequest(limit=limit, **options.question))
     view = view_of(answer)
     if options.json:
         show.print_json(view)

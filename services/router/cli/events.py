@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.router.cli.inputs import parse_position, parse_start, parse_store
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, Revealing, agree, command
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1 import events_pb2
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         help="Events of the log, and parked events, which a store could not apply.", no_args_is_help=True
     )
     command(events, "tail", Common)(tail)
-    command(events, "show", Common)(show_events)
+    command(events, "show", Revealing)(show_events)
     command(events, "parked", Common)(parked)
     command(events, "retry", Changing)(retry)
     command(events, "drop", Changing)(drop)
@@ -56,7 +56,7 @@ def tail(
 
 
 def show_events(
-    options: Common,
+    options: Revealing,
     event: Annotated[str, typer.Argument(metavar="POSITION|NAME", help="3/1200, or sandboxes/x.")],
     limit: Annotated[int, typer.Option("-n", "--limit", min=1, max=100, help="A record's last N events.")] = 20,
 ) -> None:
@@ -65,13 +65,14 @@ def show_events(
     \b
     JSON, one object a line: the keys of `baton events tail`, and content:
       the record as JSON, null if its schema version is not known here
+    Secrets are *** unless --reveal is given.
     """
     if event.replace("/", "", 1).isdecimal():
         parse_position(event)
         question: dict[str, Any] = {"start": event, "limit": 1, "content": True}
     else:
         question = {"name": event, "limit": limit, "content": True}
-    if not _print(options, question):
+    if not _print(options, question | options.question):
         raise CommandFailed(f"the log holds no event {event}{_form_of_names(options, event)}")
 
 

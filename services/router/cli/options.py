@@ -125,13 +125,11 @@ class Common(Tls):
 
 
 @dataclass(frozen=True)
-class Changing(Common):
-    """Options of a command that changes something through a router."""
+class Acting(Common):
+    """Options of a command that the journal keeps."""
 
-    reason: Annotated[str, typer.Option(help="Reason for the change; kept in the journal.")] = ""
+    reason: Annotated[str, typer.Option(help="Reason, kept in the journal.")] = ""
     actor: Annotated[str, typer.Option(envvar="BATON_ACTOR", help="Your name; by default user@host.")] = ""
-    dry_run: DryRun = False
-    yes: Yes = False
 
     @property
     def who(self) -> str:
@@ -144,6 +142,30 @@ class Changing(Common):
             return f"{getpass.getuser()}@{socket.gethostname()}"
         except (OSError, KeyError):
             raise CommandFailed("this user has no name: give yours with --actor", Exit.USAGE) from None
+
+
+@dataclass(frozen=True)
+class Changing(Acting):
+    """Options of a command that changes something through a router."""
+
+    dry_run: DryRun = False
+    yes: Yes = False
+
+
+@dataclass(frozen=True)
+class Revealing(Acting):
+    """Options of a command that shows contents of records."""
+
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show secrets too. Needs --reason.")] = False
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """Fields of a request that asks for secrets; {} without --reveal."""
+        if not self.reveal:
+            return {}
+        if not self.reason.strip():
+            raise CommandFailed("--reason is required with --reveal; the journal keeps it", Exit.USAGE)
+        return {"reveal": True, "actor": self.who, "reason": self.reason}
 
 
 SETTING_KEYS = "phase generation canary_percent hold shadow_percent shadow_same set_flags limits"

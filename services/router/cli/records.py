@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
+from services.router.cli.options import Changing, CommandFailed, Exit, Revealing, agree, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -20,18 +20,19 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The record's name, as
 
 def register(app: typer.Typer) -> None:
     records = typer.Typer(help="Unreadable records: show, replace or delete them.", no_args_is_help=True)
-    command(records, "show", Common)(show_record)
+    command(records, "show", Revealing)(show_record)
     command(records, "delete", Changing)(delete)
     command(records, "replace", Changing)(replace)
     app.add_typer(records, name="records")
 
 
-def show_record(options: Common, name: Name) -> None:
+def show_record(options: Revealing, name: Name) -> None:
     """Show each store's row of a record, and why it cannot be read. Changes nothing.
 
     \b
     JSON keys: records (list of {RecordAt})
     content is JSON text; it is empty when the record cannot be read.
+    Secrets are ***, and head is empty, unless --reveal is given.
     """
     from libs.pb.baton.control.v1 import records_pb2 as pb
     from services.router.cli import show
@@ -39,7 +40,7 @@ def show_record(options: Common, name: Name) -> None:
     from services.router.cli.views import view_of
 
     with control(options) as router:
-        answer = router.call("ShowRecord", pb.ShowRecordRequest(key=name))
+        answer = router.call("ShowRecord", pb.ShowRecordRequest(key=name, **options.question))
     views = view_of(answer)["records"]
     if options.json:
         show.print_json({"records": views})
@@ -121,7 +122,7 @@ def _screen(views: list[View]) -> RenderableType:
     for view in views:
         content = view["trouble"] or view["content"]
         if view["corrupt"]:
-            content = f"{view['corrupt']} [{view['head']}]"
+            content = f"{view['corrupt']} [{view['head']}]" if view["head"] else view["corrupt"]
         table.add_row(
             view["store"], view["version"] or "", view["owner"] or "", _state(view), str(view["bytes"]), content
         )

@@ -11,6 +11,7 @@ from services.router.flows.feed.heartbeat import PositionReporter
 from services.router.flows.feed.parked import ParkedEvents
 from services.router.flows.feed.relay import Relay
 from services.router.flows.feed.retention import HorizonWatch
+from services.router.flows.feed.reveal import Reveals
 from services.router.flows.jobs.log_gap import GapWatch
 from services.router.flows.jobs.restart_events import RestartEvents
 
@@ -34,6 +35,7 @@ def events(flows: SharedFlows) -> Feature:
         LogEvents(connections.event_log, connections.contract, connections.codes),
         ParkedEvents(connections.stores, flows.migration),
         RestartEvents(connections.stores, flows.jobs, flows.migration, connections.control_store),
+        Reveals(flows.migration),
     )
     return Feature(methods=[methods])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from libs.ownership.model import Store, Version
 from libs.ownership.wire import version_to_pb
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from services.router.flows.feed.events import ContentOf
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.stores import StoreClient, Stores
 
@@ -41,13 +42,16 @@ class ConflictAt(NamedTuple):
 class Conflicts:
     """The conflicts of both stores."""
 
-    def __init__(self, stores: Stores, migration: Migration, content_of: Callable[[record_pb2.Record], str]) -> None:
+    def __init__(self, stores: Stores, migration: Migration, content_of: ContentOf) -> None:
         self._stores = stores
         self._migration = migration
         self._content_of = content_of
 
-    async def list(self, limit: int = 0) -> tuple[Sequence[ConflictAt], Sequence[str]]:
-        """Return each store's conflicts, unresolved ones first, and the errors of stores. Raises InvalidField."""
+    async def list(self, limit: int = 0, *, reveal: bool = False) -> tuple[Sequence[ConflictAt], Sequence[str]]:
+        """Return each store's conflicts, unresolved ones first, and the errors of stores. Raises InvalidField.
+
+        `reveal`: with the secrets of their content.
+        """
         if not 0 <= limit <= MAX_CONFLICTS:
             raise InvalidField("limit", limit, f"1 to {MAX_CONFLICTS}, or 0 for {DEFAULT_CONFLICTS}")
         found: list[ConflictAt] = []
@@ -58,7 +62,7 @@ class Conflicts:
             if isinstance(answer, str):
                 troubles.append(answer)
             else:
-                found += [self._shown(client.store, one) for one in answer]
+                found += [self._shown(client.store, one, reveal=reveal) for one in answer]
         return found, troubles
 
     async def resolve(self, decision: Decision, store: Store, key: str, version: Version) -> None:
@@ -86,7 +90,7 @@ class Conflicts:
         found: Sequence[pb.ListConflictsResponse.Conflict] = answer.conflicts
         return found
 
-    def _shown(self, store: Store, conflict: pb.ListConflictsResponse.Conflict) -> ConflictAt:
+    def _shown(self, store: Store, conflict: pb.ListConflictsResponse.Conflict, *, reveal: bool) -> ConflictAt:
         try:
             record = record_pb2.Record.FromString(conflict.event)
             record.key = conflict.key
@@ -95,4 +99,4 @@ class Conflicts:
         if conflict.left_out_bytes:
             content = f"{conflict.left_out_bytes} bytes, too many to show: they are in the journal of store {store}"
             return ConflictAt(store, conflict, record, content)
-        return ConflictAt(store, conflict, record, self._content_of(record))
+        return ConflictAt(store, conflict, record, self._content_of(record, reveal=reveal))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
 from libs.contract.descriptors import Contract
+from libs.contract.secrets import redacted
 from libs.errors import InvalidField
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers
 from libs.eventlog.codes import HEADER, Codes
@@ -42,6 +44,8 @@ class Question:
     follow: bool = False
     """Go on with new events until cancelled."""
     content: bool = False
+    reveal: bool = False
+    """Show secrets of the content."""
 
     def check(self) -> None:
         """Raises InvalidField."""
@@ -49,6 +53,8 @@ class Question:
         most = MAX_CONTENTS if self.content else MAX_EVENTS
         if not 0 <= self.limit <= most:
             raise InvalidField("limit", self.limit, f"1 to {most}, or 0 for all from a start on")
+        if self.reveal and not self.content:
+            raise InvalidField("reveal", self.reveal, "a read with content: nothing else has secrets")
 
     @property
     def count(self) -> int:
@@ -83,6 +89,12 @@ class ReadableEvent:
     code_trouble: str
 
 
+class ContentOf(Protocol):
+    """Shows a record's content as JSON."""
+
+    def __call__(self, record: record_pb2.Record, *, reveal: bool = False) -> str: ...
+
+
 class LogEvents:
     """A reader of the log. It does not change any feed's position."""
 
@@ -111,11 +123,11 @@ class LogEvents:
                 yield seen
         else:
             async for stored in self._there(window.ranges, question.name):
-                yield self._see(stored, content=question.content)
+                yield self._see(stored, question)
         if question.follow:
             ends = {partition: end for partition, (_, end) in window.ranges.items()}
             async for stored in self._follow(ends, question.name):
-                yield self._see(stored, content=question.content)
+                yield self._see(stored, question)
 
     async def _some(self, window: Window, question: Question) -> Sequence[ReadableEvent]:
         """Return the first events of the window, or without a start the last ones."""
@@ -125,7 +137,7 @@ class LogEvents:
             ranges = {part: _clipped(span, count, first=first) for part, span in ranges.items()}
         kept: list[ReadableEvent] = []
         async for stored in self._there(ranges, question.name):
-            kept.append(self._see(stored, content=question.content))
+            kept.append(self._see(stored, question))
             if len(kept) >= 2 * count:
                 kept = _by_time(kept, count, first=first)
             if question.name and first and len(kept) >= count:
@@ -160,7 +172,7 @@ class LogEvents:
                     if name in ("", stored.event.key):
                         yield stored
 
-    def _see(self, stored: Stored, *, content: bool) -> ReadableEvent:
+    def _see(self, stored: Stored, question: Question) -> ReadableEvent:
         event = stored.event
         try:
             kind = read_headers(event.headers).type
@@ -174,7 +186,7 @@ class LogEvents:
                 trouble = error.message
             else:
                 record = record_pb2.Record.FromString(event.value)
-                shown = self.content_of(record) if content else ""
+                shown = self.content_of(record, reveal=question.reveal) if question.content else ""
                 _strip(record)
         place = stored.partition, stored.offset, stored.time
         code = self._code(event)
@@ -189,8 +201,8 @@ class LogEvents:
         why = self._codes.why_wrong(event)
         return (EventCode.WRONG, why) if why else (EventCode.RIGHT, "")
 
-    def content_of(self, record: record_pb2.Record) -> str:
-        """Return a record's payload as JSON; "" if this router cannot decode it."""
+    def content_of(self, record: record_pb2.Record, *, reveal: bool = False) -> str:
+        """Return a record's payload as JSON, without secrets unless `reveal`; "" if this router cannot decode it."""
         if (
             self._resource is None
             or not record.payload
@@ -201,7 +213,8 @@ class LogEvents:
             message = self._resource.FromString(record.payload)
         except DecodeError:
             return ""
-        return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
+        shown = message if reveal else redacted(message)
+        return json_format.MessageToJson(shown, preserving_proto_field_name=True, indent=None)
 
 
 def check_name(name: str) -> None:

@@ -6,22 +6,22 @@ The order is written to the journal before the store carries it out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from google.protobuf import json_format
 
 from libs.contract.descriptors import Contract
-from libs.errors import BatonError, InvalidField
+from libs.contract.secrets import has_secrets, shows_mark
+from libs.errors import HIDDEN, BatonError, Hidden, InvalidField
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.ownership.model import NEVER, Store, Version
 from libs.ownership.wire import store_from_pb, version_from_pb, version_to_pb
-from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import repair_pb2 as pb
 from services.router.core.repair import Examined, Plan, plan_repair
-from services.router.flows.feed.events import resource_of
+from services.router.flows.feed.events import ContentOf, resource_of
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.stores import StoreClient, Stores
@@ -75,7 +75,7 @@ class RecordRepair:
         stores: Stores,
         migration: Migration,
         contract: Contract,
-        content_of: Callable[[record_pb2.Record], str],
+        content_of: ContentOf,
     ) -> None:
         self._stores = stores
         self._transfer = Transfer(stores)
@@ -84,11 +84,11 @@ class RecordRepair:
         self._newest = contract.schemas.newest
         self._content_of = content_of
 
-    async def show(self, key: str) -> list[RecordAt]:
-        """Return each store's row. Raises InvalidField."""
+    async def show(self, key: str, *, reveal: bool = False) -> list[RecordAt]:
+        """Return each store's row, with the secrets of its content if `reveal`. Raises InvalidField."""
         if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
             raise InvalidField("key", key, f"the name of a record, 1 to {MAX_KEY_BYTES} bytes")
-        return list(await asyncio.gather(*(self._at(client, key) for client in self._stores.values())))
+        return list(await asyncio.gather(*(self._at(client, key, reveal=reveal) for client in self._stores.values())))
 
     async def repair(self, decision: Decision, key: str, wanted: Replacement, *, dry_run: bool) -> Repaired:
         """Raises InvalidField, NoSuchRecord, NothingCorrupt, NotSettled, ControlUnavailable, Outdated."""
@@ -114,13 +114,13 @@ class RecordRepair:
         answer = await client.ask(client.repair.RepairRecord, request, CALL_SECONDS)
         return Repaired(plan.owner, effect, version_from_pb(answer.version))
 
-    async def _at(self, client: StoreClient, key: str) -> RecordAt:
+    async def _at(self, client: StoreClient, key: str, *, reveal: bool) -> RecordAt:
         try:
             answer = await client.ask(client.repair.ExamineRecord, pb.ExamineRecordRequest(key=key), CALL_SECONDS)
         except BatonError as error:
             return RecordAt(client.store, error.message, pb.ExamineRecordResponse(), "")
         readable = answer.HasField("record") and not answer.corrupt
-        return RecordAt(client.store, "", answer, self._content_of(answer.record) if readable else "")
+        return RecordAt(client.store, "", answer, self._content_of(answer.record, reveal=reveal) if readable else "")
 
     def _content(self, key: str, wanted: Replacement, seen: Mapping[Store, RecordAt]) -> Content | None:
         """Return the new content; None to delete the record. Raises InvalidField."""
@@ -133,8 +133,12 @@ class RecordRepair:
         try:
             message = json_format.Parse(wanted.json, self._resource())
         except json_format.ParseError as error:
-            expected = f"{self._resource.DESCRIPTOR.full_name} as JSON: {error}"
-            raise InvalidField("json", wanted.json[:80], expected) from None
+            kind: Any = self._resource.DESCRIPTOR
+            words = "" if has_secrets(kind) else f": {error}"
+            raise InvalidField("json", Hidden(), f"{kind.full_name} as JSON{words}") from None
+        if shows_mark(message):
+            expected = f"secrets in the place of each {HIDDEN}: show the record with --reveal"
+            raise InvalidField("json", Hidden(), expected)
         payload = message.SerializeToString(deterministic=True)
         return Content(payload=payload, schema_version=self._newest, live=True)
 

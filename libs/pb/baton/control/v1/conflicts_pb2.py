@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from libs.pb.baton.record.v1 import record_pb2 as baton_dot_record_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n baton/control/v1/conflicts.proto\x12\x10\x62\x61ton.control.v1\x1a\x1c\x62\x61ton/record/v1/record.proto\"%\n\x14ListConflictsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"X\n\x15ListConflictsResponse\x12-\n\tconflicts\x18\x01 \x03(\x0b\x32\x1a.baton.control.v1.Conflict\x12\x10\n\x08troubles\x18\x02 \x03(\t\"\xa9\x01\n\x08\x43onflict\x12%\n\x05store\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x0b\n\x03key\x18\x02 \x01(\t\x12)\n\x07version\x18\x03 \x01(\x0b\x32\x18.baton.record.v1.Version\x12\x0b\n\x03why\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x05 \x01(\t\x12\x0c\n\x04live\x18\x06 \x01(\x08\x12\x12\n\nresolution\x18\x07 \x01(\t\"\x96\x01\n\x16ResolveConflictRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12%\n\x05store\x18\x03 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x0b\n\x03key\x18\x04 \x01(\t\x12)\n\x07version\x18\x05 \x01(\x0b\x32\x18.baton.record.v1.Version\"\x19\n\x17ResolveConflictResponseB\x89\x01\n\x14\x63om.baton.control.v1B\x0e\x43onflictsProtoP\x01Z$baton/gen/baton/control/v1;controlv1\xaa\x02\x10\x42\x61ton.Control.V1\xca\x02\x10\x42\x61ton\\Control\\V1\xea\x02\x12\x42\x61ton::Control::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n baton/control/v1/conflicts.proto\x12\x10\x62\x61ton.control.v1\x1a\x1c\x62\x61ton/record/v1/record.proto\"T\n\x14ListConflictsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\x0e\n\x06reveal\x18\x02 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"X\n\x15ListConflictsResponse\x12-\n\tconflicts\x18\x01 \x03(\x0b\x32\x1a.baton.control.v1.Conflict\x12\x10\n\x08troubles\x18\x02 \x03(\t\"\xa9\x01\n\x08\x43onflict\x12%\n\x05store\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x0b\n\x03key\x18\x02 \x01(\t\x12)\n\x07version\x18\x03 \x01(\x0b\x32\x18.baton.record.v1.Version\x12\x0b\n\x03why\x18\x04 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x05 \x01(\t\x12\x0c\n\x04live\x18\x06 \x01(\x08\x12\x12\n\nresolution\x18\x07 \x01(\t\"\x96\x01\n\x16ResolveConflictRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12%\n\x05store\x18\x03 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x0b\n\x03key\x18\x04 \x01(\t\x12)\n\x07version\x18\x05 \x01(\x0b\x32\x18.baton.record.v1.Version\"\x19\n\x17ResolveConflictResponseB\x89\x01\n\x14\x63om.baton.control.v1B\x0e\x43onflictsProtoP\x01Z$baton/gen/baton/control/v1;controlv1\xaa\x02\x10\x42\x61ton.Control.V1\xca\x02\x10\x42\x61ton\\Control\\V1\xea\x02\x12\x42\x61ton::Control::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024com.baton.control.v1B\016ConflictsProtoP\001Z$baton/gen/baton/control/v1;controlv1\252\002\020Baton.Control.V1\312\002\020Baton\\Control\\V1\352\002\022Baton::Control::V1'
   _globals['_LISTCONFLICTSREQUEST']._serialized_start=84
-  _globals['_LISTCONFLICTSREQUEST']._serialized_end=121
-  _globals['_LISTCONFLICTSRESPONSE']._serialized_start=123
-  _globals['_LISTCONFLICTSRESPONSE']._serialized_end=211
-  _globals['_CONFLICT']._serialized_start=214
-  _globals['_CONFLICT']._serialized_end=383
-  _globals['_RESOLVECONFLICTREQUEST']._serialized_start=386
-  _globals['_RESOLVECONFLICTREQUEST']._serialized_end=536
-  _globals['_RESOLVECONFLICTRESPONSE']._serialized_start=538
-  _globals['_RESOLVECONFLICTRESPONSE']._serialized_end=563
+  _globals['_LISTCONFLICTSREQUEST']._serialized_end=168
+  _globals['_LISTCONFLICTSRESPONSE']._serialized_start=170
+  _globals['_LISTCONFLICTSRESPONSE']._serialized_end=258
+  _globals['_CONFLICT']._serialized_start=261
+  _globals['_CONFLICT']._serialized_end=430
+  _globals['_RESOLVECONFLICTREQUEST']._serialized_start=433
+  _globals['_RESOLVECONFLICTREQUEST']._serialized_end=583
+  _globals['_RESOLVECONFLICTRESPONSE']._serialized_start=585
+  _globals['_RESOLVECONFLICTRESPONSE']._serialized_end=610
 # @@protoc_insertion_point(module_scope)

@@ -24,16 +24,26 @@ class ListConflictsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LIMIT_FIELD_NUMBER: _builtins.int
+    REVEAL_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """Maximum number of conflicts per store. 0 means 200."""
+    reveal: _builtins.bool
+    """Show secret values. Needs an actor and a reason, which the journal keeps."""
+    actor: _builtins.str
+    reason: _builtins.str
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
+        reveal: _builtins.bool = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "limit", b"limit", "reason", b"reason", "reveal", b"reveal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -86,7 +96,7 @@ class Conflict(_message.Message):
     why: _builtins.str
     """How the conflict arose: "late", "replaced" or "left"."""
     content: _builtins.str
-    """The record as JSON, by its contract. Empty if it cannot be read."""
+    """The record as JSON, by its contract. Empty if it cannot be read. Values of secret fields are "***" unless revealed."""
     live: _builtins.bool
     resolution: _builtins.str
     """The operator's note on it. Empty while the conflict is open."""

@@ -63,6 +63,9 @@ class ReadEventsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    REVEAL_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     start: _builtins.str
     """Start position. Empty: the last events, at most `limit`."""
     name: _builtins.str
@@ -74,7 +77,11 @@ class ReadEventsRequest(_message.Message):
     follow: _builtins.bool
     """Continue with new events, until the caller leaves."""
     content: _builtins.bool
-    """Include the content of the records."""
+    """Include the content of the records. Values of secret fields are replaced by "***"."""
+    reveal: _builtins.bool
+    """Show secret values too. Needs `content`, an actor and a reason, which the journal keeps."""
+    actor: _builtins.str
+    reason: _builtins.str
     def __init__(
         self,
         *,
@@ -83,10 +90,13 @@ class ReadEventsRequest(_message.Message):
         limit: _builtins.int = ...,
         follow: _builtins.bool = ...,
         content: _builtins.bool = ...,
+        reveal: _builtins.bool = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "follow", b"follow", "limit", b"limit", "name", b"name", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "content", b"content", "follow", b"follow", "limit", b"limit", "name", b"name", "reason", b"reason", "reveal", b"reveal", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -138,7 +148,9 @@ class LogEvent(_message.Message):
     trouble: _builtins.str
     """Why there is no record. Empty for heartbeats and other internal messages."""
     content: _builtins.str
-    """The record's content as JSON, if it was requested and this router knows its schema version."""
+    """The record's content as JSON, if it was requested and this router knows its schema version. Secrets: see
+    ReadEventsRequest.reveal.
+    """
     code: Global___EventCode.ValueType
     """Authentication code of the event."""
     code_trouble: _builtins.str

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from libs.pb.baton.record.v1 import record_pb2 as baton_dot_record_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62\x61ton/control/v1/records.proto\x12\x10\x62\x61ton.control.v1\x1a\x1c\x62\x61ton/record/v1/record.proto\" \n\x11ShowRecordRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"A\n\x12ShowRecordResponse\x12+\n\x07records\x18\x01 \x03(\x0b\x32\x1a.baton.control.v1.RecordAt\"\x89\x02\n\x08RecordAt\x12%\n\x05store\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x0f\n\x07trouble\x18\x02 \x01(\t\x12\x0e\n\x06\x65xists\x18\x03 \x01(\x08\x12)\n\x07version\x18\x04 \x01(\x0b\x32\x18.baton.record.v1.Version\x12%\n\x05owner\x18\x05 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x0c\n\x04live\x18\x06 \x01(\x08\x12\x16\n\x0eschema_version\x18\x07 \x01(\x05\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\x12\x0f\n\x07\x63orrupt\x18\t \x01(\t\x12\x0f\n\x07\x63ontent\x18\n \x01(\t\x12\x0c\n\x04head\x18\x0b \x01(\x0c\"\xa2\x01\n\x13RepairRecordRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x10\n\x06\x64\x65lete\x18\x04 \x01(\x08H\x00\x12\x0e\n\x04json\x18\x05 \x01(\tH\x00\x12&\n\x04\x63opy\x18\x06 \x01(\x0e\x32\x16.baton.record.v1.StoreH\x00\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x42\x04\n\x02\x62y\"\x89\x01\n\x14RepairRecordResponse\x12%\n\x05owner\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x18.baton.record.v1.VersionH\x00\x88\x01\x01\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\tB\n\n\x08_versionB\x87\x01\n\x14\x63om.baton.control.v1B\x0cRecordsProtoP\x01Z$baton/gen/baton/control/v1;controlv1\xaa\x02\x10\x42\x61ton.Control.V1\xca\x02\x10\x42\x61ton\\Control\\V1\xea\x02\x12\x42\x61ton::Control::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62\x61ton/control/v1/records.proto\x12\x10\x62\x61ton.control.v1\x1a\x1c\x62\x61ton/record/v1/record.proto\"O\n\x11ShowRecordRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06reveal\x18\x02 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"A\n\x12ShowRecordResponse\x12+\n\x07records\x18\x01 \x03(\x0b\x32\x1a.baton.control.v1.RecordAt\"\x89\x02\n\x08RecordAt\x12%\n\x05store\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x0f\n\x07trouble\x18\x02 \x01(\t\x12\x0e\n\x06\x65xists\x18\x03 \x01(\x08\x12)\n\x07version\x18\x04 \x01(\x0b\x32\x18.baton.record.v1.Version\x12%\n\x05owner\x18\x05 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x0c\n\x04live\x18\x06 \x01(\x08\x12\x16\n\x0eschema_version\x18\x07 \x01(\x05\x12\r\n\x05\x62ytes\x18\x08 \x01(\x03\x12\x0f\n\x07\x63orrupt\x18\t \x01(\t\x12\x0f\n\x07\x63ontent\x18\n \x01(\t\x12\x0c\n\x04head\x18\x0b \x01(\x0c\"\xa2\x01\n\x13RepairRecordRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x10\n\x06\x64\x65lete\x18\x04 \x01(\x08H\x00\x12\x0e\n\x04json\x18\x05 \x01(\tH\x00\x12&\n\x04\x63opy\x18\x06 \x01(\x0e\x32\x16.baton.record.v1.StoreH\x00\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x42\x04\n\x02\x62y\"\x89\x01\n\x14RepairRecordResponse\x12%\n\x05owner\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x18.baton.record.v1.VersionH\x00\x88\x01\x01\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\tB\n\n\x08_versionB\x87\x01\n\x14\x63om.baton.control.v1B\x0cRecordsProtoP\x01Z$baton/gen/baton/control/v1;controlv1\xaa\x02\x10\x42\x61ton.Control.V1\xca\x02\x10\x42\x61ton\\Control\\V1\xea\x02\x12\x42\x61ton::Control::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +34,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024com.baton.control.v1B\014RecordsProtoP\001Z$baton/gen/baton/control/v1;controlv1\252\002\020Baton.Control.V1\312\002\020Baton\\Control\\V1\352\002\022Baton::Control::V1'
   _globals['_SHOWRECORDREQUEST']._serialized_start=82
-  _globals['_SHOWRECORDREQUEST']._serialized_end=114
-  _globals['_SHOWRECORDRESPONSE']._serialized_start=116
-  _globals['_SHOWRECORDRESPONSE']._serialized_end=181
-  _globals['_RECORDAT']._serialized_start=184
-  _globals['_RECORDAT']._serialized_end=449
-  _globals['_REPAIRRECORDREQUEST']._serialized_start=452
-  _globals['_REPAIRRECORDREQUEST']._serialized_end=614
-  _globals['_REPAIRRECORDRESPONSE']._serialized_start=617
-  _globals['_REPAIRRECORDRESPONSE']._serialized_end=754
+  _globals['_SHOWRECORDREQUEST']._serialized_end=161
+  _globals['_SHOWRECORDRESPONSE']._serialized_start=163
+  _globals['_SHOWRECORDRESPONSE']._serialized_end=228
+  _globals['_RECORDAT']._serialized_start=231
+  _globals['_RECORDAT']._serialized_end=496
+  _globals['_REPAIRRECORDREQUEST']._serialized_start=499
+  _globals['_REPAIRRECORDREQUEST']._serialized_end=661
+  _globals['_REPAIRRECORDRESPONSE']._serialized_start=664
+  _globals['_REPAIRRECORDRESPONSE']._serialized_end=801
 # @@protoc_insertion_point(module_scope)

@@ -24,15 +24,25 @@ class ShowRecordRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
+    REVEAL_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     key: _builtins.str
+    reveal: _builtins.bool
+    """Show secret values, and the first bytes of a corrupt record. Needs an actor and a reason, which the journal keeps."""
+    actor: _builtins.str
+    reason: _builtins.str
     def __init__(
         self,
         *,
         key: _builtins.str = ...,
+        reveal: _builtins.bool = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "key", b"key", "reason", b"reason", "reveal", b"reveal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -87,9 +97,9 @@ class RecordAt(_message.Message):
     corrupt: _builtins.str
     """Why the record does not fit the contract. Empty if it does."""
     content: _builtins.str
-    """The record as JSON, by its contract. Empty if it cannot be read."""
+    """The record as JSON, by its contract. Empty if it cannot be read. Values of secret fields are "***" unless revealed."""
     head: _builtins.bytes
-    """First bytes of the payload, if the record is corrupt."""
+    """First bytes of the payload, if the record is corrupt. Empty unless revealed: they may be those of a secret."""
     @_builtins.property
     def version(self) -> _record_pb2.Version:
         """Absent if there is no row."""
