@@ -15,7 +15,8 @@ OFFLINE = {"takeover", "leave", "fitness"}
 """Modules that work on a file that no store serves: they take over the old program's file or give it back."""
 
 _TABLE = r"(?:record|sandboxes\w*|\{[^}]*(?:table|_old\.name)[^}]*\})"
-_STATEMENT = re.compile(rf"\b(?:INSERT INTO|UPDATE|DELETE FROM) {_TABLE}(?![\w.])", re.IGNORECASE)
+_VERB = r"(?:(?:INSERT|REPLACE|MERGE)(?:\s+OR\s+\w+)?\s+INTO|UPDATE(?:\s+ONLY)?|DELETE\s+FROM|TRUNCATE(?:\s+TABLE)?)"
+_STATEMENT = re.compile(rf"\b{_VERB}\s+{_TABLE}(?![\w.])", re.IGNORECASE)
 _ROWS_IN_MEMORY = re.compile(r"^(?:\w+\.)*state\.rows(?:\[.*\])?$")
 
 
