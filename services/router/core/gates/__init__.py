@@ -10,13 +10,22 @@ How to add a gate:
    `DISK = percent("gate_disk_percent", 80, "Percent of B's disk that may be in use.")`.
    This alone makes the setting BATON_ROUTER_GATE_DISK_PERCENT and the limit that `baton gates` lists and sets.
 2. Below it, write the verdict: a function of `Evidence` and `Limits` that returns a `Finding` and reads `limits[DISK]`.
-3. In that file's `GATES`, declare the gate: its name, sentence, requirement, thresholds, runbook and alerts. Then
-   `make alerts docs` writes its alerts to deploy/alerts.yaml, and its settings to docs/configuration.md.
+3. In that file's `GATES`, declare the gate: its name, sentence, requirement, thresholds, runbook and alerts. An alert
+   reads a metric of `core/readings.py`; a metric that does not exist yet is one more row of `METRICS` there.
 4. In `core/phase.py`, name the gate in each phase that it guards.
-5. In tests/unit/test_gates.py, add a case for each verdict. A gate with an alert gets a case in test_alerts.py.
-   `pytest tests/transcripts --rewrite` adds it to the stories.
+5. `make alerts docs` writes deploy/alerts.yaml, docs/configuration.md, docs/metrics.md and docs/phases.md.
+6. In tests/unit/test_gates.py, add a case for each verdict. A gate with an alert gets a case in test_alerts.py, whose
+   evidence `GOOD` must pass it. `pytest tests/transcripts --rewrite` adds the gate to the stories. Break the verdict
+   once in tests/mutations/gates.toml.
+7. If a run of `baton demo` cannot pass the gate, because it needs many samples or fails on a busy machine, set another
+   threshold in `LIMITS` of services/router/cli/demo/script.py or name the gate in `MARKED_BY_THE_RUN`. Otherwise the
+   demo waits a minute for it and then overrides it, and tests/acceptance/test_demo.py fails.
 
-Evidence that does not exist yet is a new field of `Evidence`, None while it is unknown. A router fills it in its flows.
+The tests of these steps: `pytest --no-servers tests/unit/test_gates.py tests/unit/test_alerts.py
+tests/unit/test_docs.py tests/transcripts`, then `make mutants MUTANTS=gates`.
+
+Evidence that does not exist yet is a new field of `Evidence`, None while it is unknown. A router fills it in
+`flows/steering/observe.py`. `Evidence.latencies` covers up to the last hour, `b_calls` the last minutes.
 """
 
 from __future__ import annotations
