@@ -747,7 +747,55 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "the single handoff"
     ),
     "trust.identity": Requirement(
-        "Callers are authenticated (JWT, mTLS, tokens); beyond loopback, access is closed unless a setting opens it"
+        "Callers are authenticated (JWT, mTLS, tokens); a refusal has a reason and shows nothing more",
+        _in(
+            "contracts/test_identity.py",
+            "each_holder_has_a_subject_accounts_and_roles",
+            "no_credentials_and_unknown_ones_are_refused_with_a_reason",
+            "a_refusal_shows_nothing_of_credentials_and_configuration",
+        )
+        + _in(
+            "unit/test_identity_jwt.py",
+            "a_token_that_is_not_right_is_refused_with_its_reason",
+            "claims_of_any_kind_are_refused_or_ignored_without_a_defect",
+            "a_change_of_the_keys_ends_the_memory",
+            "unknown_keys_ask_the_issuer_at_most_once_in_ten_seconds",
+            "the_last_good_keys_stay_in_force_for_a_limited_time",
+        )
+        + _in("unit/test_identity_files.py", "a_changed_file_is_read_again_and_a_wrong_one_changes_nothing"),
+    ),
+    "trust.identity-closed": Requirement(
+        "Beyond loopback, access is closed unless a setting opens it; a call without a principal takes no slot",
+        _in(
+            "unit/test_identity_gate.py",
+            "beyond_loopback_the_absence_of_authentication_must_be_written_down",
+            "a_caller_without_a_principal_is_refused_with_a_reason_and_takes_no_slot",
+            "a_defect_of_the_authenticator_serves_no_call_and_shows_nothing",
+            "reflection_needs_a_principal_and_health_does_not",
+        )
+        + _in("integration/test_backends.py", "a_wrong_setting_stops_the_start_and_is_named"),
+    ),
+    "trust.identity-doors": Requirement(
+        "Every door of A, B and the router authenticates alike; MCP clients find the issuer",
+        _in(
+            "integration/test_identity_doors.py",
+            "every_door_of_every_program_accepts_and_refuses_alike",
+            "a_watch_and_a_list_need_a_token_at_every_program",
+            "mcp_clients_learn_where_to_get_a_token",
+        ),
+    ),
+    "trust.identity-principal": Requirement(
+        "The subject is the principal of served requests; stores believe it only on the internal listener",
+        _in(
+            "integration/test_identity_doors.py",
+            "the_subject_is_the_principal_of_served_requests",
+            "a_forged_principal_has_no_effect_on_a_public_listener",
+        )
+        + _in(
+            "unit/test_identity_gate.py",
+            "an_internal_listener_takes_the_principal_from_a_router_of_this_and_of_the_last_release",
+            "a_made_id_is_what_it_was_before_callers_had_an_identity",
+        ),
     ),
     "trust.accounts": Requirement(
         "A caller sees and changes only its accounts' records, at either store, in lists and watches"

@@ -183,6 +183,7 @@ async def open_backend(
             settings.outbox_limits,
             Gauges(lambda: ports.connections_in_use, lambda: locks.state.held),
             locks,
+            public_auth=settings.public_auth or "",
         )
         replication = Replication(backend.operations, ports, feed, deps, facts)
         audit: list[TypedService] = []

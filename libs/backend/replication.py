@@ -89,6 +89,8 @@ class StoreFacts:
     locks: MeasuredLocks | None = None
     process: str = field(default_factory=lambda: uuid4().hex)
     """Id of the process, new with each start."""
+    public_auth: str = ""
+    """Setting public_auth; "" if it is not set."""
 
 
 class FeedStopped(BatonError):
@@ -139,6 +141,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
             schema_version=facts.schema_version,
             backend=self._ports.backend,
             server_id=facts.server_id,
+            public_auth=facts.public_auth,
             feed=pb.Feed(
                 last_event_age_seconds=self._feed.last_event_age_seconds,
                 trouble=self._feed.trouble,

@@ -52,6 +52,7 @@ class Ward:
         for status in (self.a, self.b):
             status.now_time.FromNanoseconds(int(self.clock.now() * 1e9))
         self.control = ControlInfo("postgresql", "db:5432/control", "8")
+        self.public_auth = ""
 
     async def findings(self) -> dict[str, Finding]:
         control = Somewhere(self.control)
@@ -59,7 +60,7 @@ class Ward:
         await cache.refresh()
         observer = Known(self.log, self.clock, {Store.A: self.a, Store.B: self.b})
         found = await Doctor(
-            observer, cache, control, 2, {"stores": True}, self.clock, event_keys=lambda: ["one"]
+            observer, cache, control, 2, {"stores": True}, self.clock, self.public_auth, event_keys=lambda: ["one"]
         ).diagnose()
         return {finding.subject: finding for finding in found}
 
@@ -174,3 +175,17 @@ async def test_a_lock_server_that_does_not_answer_is_warned_about(ward: Ward, br
     ward.b.locks.breaker = breaker
     text = "its lock server does not answer"
     assert (text in (await ward.findings())["store B"].text) is warned
+
+
+async def test_a_process_that_does_not_authenticate_its_clients_is_shown(ward: Ward) -> None:
+    ward.b.public_auth, ward.public_auth = "jwt", "none"
+    subject, level, text = await ward.spoiled()
+    assert (subject, level) == ("clients of this router", Level.WARN)
+    assert "each may read and change everything" in text
+    ward.a.public_auth = "none"
+    found = await ward.findings()
+    assert [found[f"clients of {name}"].level for name in ("store A", "store B", "this router")] == [
+        Level.WARN,
+        Level.PASS,
+        Level.WARN,
+    ]

@@ -120,6 +120,7 @@ def status(columns: int) -> str:
         gates=[pb.Gate(name="error-rate", verdict=pb.VERDICT_INCONCLUSIVE, samples=100, least_samples=600)],
         phase_actor="ann@host",
         phase_reason="canary",
+        public_auth="none",
     )
     answer.phase_time.GetCurrentTime()
     answer.gates[0].seconds_left = 50
@@ -132,6 +133,7 @@ def status(columns: int) -> str:
             records=1_000_000,
             owned_records=0,
             reads=123_456,
+            public_auth="jwt" if store == record_pb2.STORE_A else "none",
         )
         answer.measured.add(store=store, recent_calls=600, recent_faults=156, calls_per_second=20.0, p99_seconds=0.0123)
     screen = StringIO()
@@ -152,6 +154,7 @@ def test_the_status_is_readable_at_80_columns(columns: int) -> None:
         "156 faults of 600 calls (26 %)",
         "by ann@host: canary",
         "error-rate has 100 of 600, about 50 s to go",
+        "not authenticated at store B, this router (public_auth = none)",
     ):
         assert words in whole, text
 

@@ -168,3 +168,21 @@ def test_a_server_that_cannot_be_reached_is_tried_until_the_deadline() -> None:
 def test_a_timeout_that_is_no_time_is_refused() -> None:
     with pytest.raises(ValueError, match=r"timeout: 0 is not valid: seconds, more than 0"):
         connect("127.0.0.1:1", timeout=0)
+
+
+def test_each_attempt_has_the_token_of_its_time() -> None:
+    tokens = iter(["first", "second", "third"])
+    with serving([Refusal(UNAVAILABLE, "OWNER_UNAVAILABLE", 0.01)], [ONE]) as server:
+        with connect(server.address, token=lambda: next(tokens)) as client:
+            assert client.GetSandbox(GetSandboxRequest(name="sandboxes/one")) == ONE
+
+        async def run() -> None:
+            async with connect_async(server.address, token="fixed") as fixed:
+                assert await fixed.GetSandbox(GetSandboxRequest(name="sandboxes/one")) == ONE
+
+        asyncio.run(run())
+        assert [found["authorization"] for found in server.metadata] == [
+            "Bearer first",
+            "Bearer second",
+            "Bearer fixed",
+        ]

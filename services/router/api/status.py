@@ -171,6 +171,7 @@ class StatusMethods:
             answer.parked = status.feed.parked_now
             answer.unauthenticated = status.feed.unauthenticated_now
             answer.event_auth = status.feed.event_auth
+            answer.public_auth = status.public_auth
             answer.feed_read = status.feed.read
             answer.feed_applied = status.feed.applied
             answer.feed_old = status.feed.old

@@ -106,6 +106,13 @@ OWN_LINE = frozenset({"canary-auto", "rehearsal"})
 """Kinds of jobs that have a line of their own in the status."""
 
 
+def open_line(view: View) -> list[tuple[str, str]]:
+    """Processes that serve clients without authentication, by an explicit setting."""
+    names = [f"store {name}" for name, store in view["stores"].items() if store["public_auth"] == "none"]
+    names += ["this router"] if view["public_auth"] == "none" else []
+    return [("clients", f"not authenticated at {', '.join(names)} (public_auth = none)")] if names else []
+
+
 def _status_lines(view: View) -> list[tuple[str, str]]:
     at_b = "?" if view["buckets_at_b"] is None else view["buckets_at_b"]
     jobs = [job for job in view["jobs"] if job["kind"] not in OWN_LINE]
@@ -113,6 +120,7 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
         ("phase", setting_line(view) + (" - control store away, last known" if view["setting_stale"] else "")),
         ("since", since_line(view)),
         *((LOOK, alert) for alert in view["alerts"]),
+        *open_line(view),
         ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
         *(("enough when", wait_line(gate)) for gate in view["gates"] if wait_line(gate)),
         ("rollback", view["rollback_cost"]["note"]),

@@ -87,10 +87,15 @@ def doctor(flows: SharedFlows) -> Feature:
         settings.event_log_partitions,
         tokens,
         flows.clock,
+        settings.public_auth or "",
         lambda: flows.evidence(connections.cache.current).log_gap,
         lambda: () if connections.codes is None else connections.codes.key_ids,
     )
-    return Feature(methods=[DoctorMethods(examined, flows.clock)])
+
+    def add_public_auth(answer: pb.GetStatusResponse) -> None:
+        answer.public_auth = settings.public_auth or ""
+
+    return Feature(status=add_public_auth, methods=[DoctorMethods(examined, flows.clock)])
 
 
 def flags(flows: SharedFlows) -> Feature:

@@ -20,6 +20,7 @@ from baton_client.retries import Retries, Watching
 
 Answer = TypeVar("Answer", bound=Message)
 Metadata = Sequence[tuple[str, str]]
+AUTHORIZATION = "authorization"
 Received = dict[str, str]
 """The metadata of an answer, filled by a call. baton-stale is 1 if the answer comes from a replica."""
 
@@ -50,6 +51,8 @@ class Settings:
 
     timeout: float
     metadata: Metadata = ()
+    token: Callable[[], str] | None = None
+    """Returns the token of the next attempt."""
 
 
 class _Base:
@@ -75,7 +78,9 @@ class _Base:
         return Watching(ends, patience_seconds=self._settings.timeout, answered=now)
 
     def _all(self, metadata: Metadata) -> Metadata:
-        return (*self._settings.metadata, *metadata)
+        token = self._settings.token
+        own = ((AUTHORIZATION, f"Bearer {token()}"),) if token is not None else ()
+        return (*self._settings.metadata, *own, *metadata)
 
 
 class Caller(_Base):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
@@ -16,6 +17,8 @@ TIMEOUT_SECONDS = 30.0
 """Time limit of a call without a timeout of its own, including retries. Also how long a watch may fail between two
 answers."""
 CLOSE_SECONDS = 0.5
+
+TokenProvider = Callable[[], str]
 
 C = TypeVar("C", bound="Client")
 A = TypeVar("A", bound="AsyncClient")
@@ -54,6 +57,7 @@ def connect(
     *,
     tls: bool | Tls = False,
     credentials: grpc.ChannelCredentials | None = None,
+    token: str | TokenProvider | None = None,
     timeout: float = TIMEOUT_SECONDS,
     name: str = "",
     metadata: Metadata = (),
@@ -63,11 +67,13 @@ def connect(
     and again after a lost connection.
 
     `tls`: encrypt the connection and check the service's certificate, by the CAs that gRPC knows or by the files in a
-    `Tls`. `credentials`: gRPC's own, instead. Without either the connection is not encrypted. `timeout`: seconds
-    for a call without a timeout of its own. `name`: name of this client, shown to the service's operators.
-    `metadata`: metadata of every call. `options`: channel options of gRPC that override this package's.
+    `Tls`. `credentials`: gRPC's own, instead. Without either the connection is not encrypted. `token`: sent with
+    every call as "authorization: Bearer TOKEN"; a function returns the current token before each attempt, for tokens
+    that expire, and must not block for long. `timeout`: seconds for a call without a timeout of its own. `name`: name
+    of this client, shown to the service's operators. `metadata`: metadata of every call. `options`: channel options of
+    gRPC that override this package's.
     """
-    settings = _settings(timeout, name, metadata)
+    settings = _settings(timeout, name, metadata, _provider(token))
     credentials = credentials or _credentials(tls)
     if credentials is None:
         return Client(grpc.insecure_channel(target, merged(options)), settings)
@@ -79,13 +85,14 @@ def connect_async(
     *,
     tls: bool | Tls = False,
     credentials: grpc.ChannelCredentials | None = None,
+    token: str | TokenProvider | None = None,
     timeout: float = TIMEOUT_SECONDS,
     name: str = "",
     metadata: Metadata = (),
     options: Options = (),
 ) -> AsyncClient:
     """As `connect`, for asyncio. Call it in the event loop that uses the client."""
-    settings = _settings(timeout, name, metadata)
+    settings = _settings(timeout, name, metadata, _provider(token))
     credentials = credentials or _credentials(tls)
     if credentials is None:
         return AsyncClient(grpc.aio.insecure_channel(target, merged(options)), settings)
@@ -98,9 +105,16 @@ def _credentials(tls: bool | Tls) -> grpc.ChannelCredentials | None:
     return grpc.ssl_channel_credentials() if tls else None
 
 
-def _settings(timeout: float, name: str, metadata: Metadata) -> Settings:
+def _provider(token: str | TokenProvider | None) -> TokenProvider | None:
+    if isinstance(token, str):
+        fixed = token
+        return lambda: fixed
+    return token
+
+
+def _settings(timeout: float, name: str, metadata: Metadata, token: TokenProvider | None) -> Settings:
     if not timeout > 0:
         raise ValueError(f"timeout: {timeout!r} is not valid: seconds, more than 0")
     given = {key for key, _ in metadata}
     own = [SCHEMA, *([("baton-client", name)] if name else [])]
-    return Settings(timeout, (*(pair for pair in own if pair[0] not in given), *metadata))
+    return Settings(timeout, (*(pair for pair in own if pair[0] not in given), *metadata), token)

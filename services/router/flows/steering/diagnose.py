@@ -49,6 +49,8 @@ class Doctor:
     tokens: dict[str, bool]
     """By listener or store ("control listener", "store A"): whether a token is used."""
     clock: Clock
+    public_auth: str = ""
+    """This router's setting; "" if it is not set."""
     gap: Callable[[], str] = str
     """The same text as `services.router.flows.jobs.log_gap.GapWatch.text`."""
 
@@ -67,6 +69,7 @@ class Doctor:
         findings.append(_log(self, before))
         findings.append(await _control(self))
         findings += [_token(name, used) for name, used in self.tokens.items()]
+        findings += _clients("this router", self.public_auth)
         return findings
 
 
@@ -124,6 +127,7 @@ def _store(view: StoreView, clock: Clock, event_keys: Sequence[str] = ()) -> lis
         findings.append(Finding(Level.WARN, subject, f"{parked} events are parked", remedy))
     findings += _event_auth(subject, status.feed, event_keys)
     findings += _old_rows(subject, status)
+    findings += _clients(subject, status.public_auth)
     if status.conflicts:
         remedy = "baton conflicts lists the changes that a seizure did not see; review and resolve each"
         findings.append(Finding(Level.WARN, subject, f"{status.conflicts} conflicts are not resolved", remedy))
@@ -249,6 +253,17 @@ def file_system_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
     resolved = path.resolve()
     holding = [(line[1], line[2]) for line in lines if len(line) > 2 and resolved.is_relative_to(line[1])]
     return max(holding, key=lambda mount: len(mount[0]))[1] if holding else ""
+
+
+def _clients(subject: str, public_auth: str) -> list[Finding]:
+    """The authentication of clients. Without the setting, the public listeners are on loopback."""
+    if not public_auth:
+        return []
+    subject = f"clients of {subject}"
+    if public_auth != "none":
+        return [Finding(Level.PASS, subject, f"are authenticated: public_auth is {public_auth}")]
+    remedy = "fine where only trusted programs reach the listeners; else set public_auth to jwt, mtls or tokens"
+    return [Finding(Level.WARN, subject, "are not authenticated: each may read and change everything", remedy)]
 
 
 def _token(name: str, used: bool) -> Finding:

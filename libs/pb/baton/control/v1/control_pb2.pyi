@@ -586,6 +586,7 @@ class StoreStatus(_message.Message):
     SET_ASIDE_FIELD_NUMBER: _builtins.int
     UNAUTHENTICATED_FIELD_NUMBER: _builtins.int
     EVENT_AUTH_FIELD_NUMBER: _builtins.int
+    PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     reachable: _builtins.bool
     serving: _builtins.bool
@@ -620,6 +621,8 @@ class StoreStatus(_message.Message):
     """Parked events without a right authentication code, part of `parked`."""
     event_auth: _builtins.str
     """Setting event_auth of the store's process that answered: off, sign or require. Empty from an earlier release."""
+    public_auth: _builtins.str
+    """Setting public_auth of the store's process that answered: none, jwt, mtls or tokens. Empty if it is not set."""
     def __init__(
         self,
         *,
@@ -648,10 +651,11 @@ class StoreStatus(_message.Message):
         set_aside: _builtins.str = ...,
         unauthenticated: _builtins.int | None = ...,
         event_auth: _builtins.str = ...,
+        public_auth: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "records", b"records", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "event_auth", b"event_auth", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "event_auth", b"event_auth", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "public_auth", b"public_auth", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lag_events: _TypeAlias = _typing.Literal["lag_events"]  # noqa: Y015
     _WhichOneofArgType__lag_events: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events"]  # noqa: Y015
@@ -749,6 +753,7 @@ class GetStatusResponse(_message.Message):
     PHASE_ACTOR_FIELD_NUMBER: _builtins.int
     PHASE_REASON_FIELD_NUMBER: _builtins.int
     ROUTERS_FIELD_NUMBER: _builtins.int
+    PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
     buckets_at_b: _builtins.int
     """Buckets that are at B with all their rows. Absent if unknown."""
     buckets_to_b: _builtins.int
@@ -770,6 +775,8 @@ class GetStatusResponse(_message.Message):
     """Share of the buckets that are at B now, in thousandths. Absent if unknown. The wanted share is in the setting."""
     phase_actor: _builtins.str
     phase_reason: _builtins.str
+    public_auth: _builtins.str
+    """Setting public_auth of this router: none, jwt, mtls or tokens. Empty if it is not set."""
     @_builtins.property
     def setting(self) -> Global___Setting: ...
     @_builtins.property
@@ -873,10 +880,11 @@ class GetStatusResponse(_message.Message):
         phase_actor: _builtins.str = ...,
         phase_reason: _builtins.str = ...,
         routers: _abc.Iterable[Global___RouterStatus] | None = ...,
+        public_auth: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "buckets_at_b", b"buckets_at_b", "canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "permille_at_b", b"permille_at_b", "phase_time", b"phase_time", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "alerts", b"alerts", "automatic_rollback", b"automatic_rollback", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "alerts", b"alerts", "automatic_rollback", b"automatic_rollback", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "public_auth", b"public_auth", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__buckets_at_b: _TypeAlias = _typing.Literal["buckets_at_b"]  # noqa: Y015
     _WhichOneofArgType__buckets_at_b: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b"]  # noqa: Y015

@@ -60,6 +60,7 @@ class GetStatusResponse(_message.Message):
     FENCE_REASON_FIELD_NUMBER: _builtins.int
     CONFLICTS_FIELD_NUMBER: _builtins.int
     UNFILLED_RECORDS_FIELD_NUMBER: _builtins.int
+    PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while the store starts, drains or is fenced. Then only this method and the recovery API answer."""
@@ -82,6 +83,8 @@ class GetStatusResponse(_message.Message):
     """Rows of the old program, among `records`, that the store has not completed yet. While there are any, it returns no
     digests and no copies by bucket, and moves no buckets. An estimate in the first seconds.
     """
+    public_auth: _builtins.str
+    """Setting public_auth of the process that answers: none, jwt, mtls or tokens. Empty if it is not set."""
     @_builtins.property
     def outbox(self) -> Global___Outbox: ...
     @_builtins.property
@@ -128,10 +131,11 @@ class GetStatusResponse(_message.Message):
         fence_reason: _builtins.str = ...,
         conflicts: _builtins.int = ...,
         unfilled_records: _builtins.int = ...,
+        public_auth: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "public_auth", b"public_auth", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
