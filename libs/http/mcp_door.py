@@ -177,7 +177,7 @@ class McpDoor:
     async def _authenticate(self, scope: Scope, headers: Headers) -> None:
         """Every message needs a principal, so that clients learn at once how to get a token. Raises BatonError."""
         metadata = metadata_of(headers, self._gateway.contract.schemas.metadata)
-        await self._gateway.gate.authenticate(DoorCall(metadata, peer_of(scope), _nothing))
+        await self._gateway.gate.authenticate(DoorCall(metadata, peer_of(scope), _nothing, names=names_of(scope)))
 
     async def _loaded(self) -> ASGIApp:
         if self._app is None:

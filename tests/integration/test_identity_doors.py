@@ -12,6 +12,7 @@ from uuid import uuid4
 import grpc
 import pytest
 
+from libs.http import connection
 from libs.http.envelopes import pack
 from libs.http.protected import WELL_KNOWN
 from libs.identity.port import AUTHORIZATION
@@ -25,7 +26,20 @@ from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
 from libs.rpc.forwarded import pair_of
 from libs.sandboxes.schema import METADATA
-from tests.contracts.identity_adapters import ANN, AUDIENCE, EC, ISSUER, OPS, TOKENS, claims, jwks, write, write_tokens
+from tests.contracts.identity_adapters import (
+    ANN,
+    AUDIENCE,
+    EC,
+    ISSUER,
+    OPS,
+    SPIFFE,
+    TOKENS,
+    claims,
+    jwks,
+    write,
+    write_names,
+    write_tokens,
+)
 from tests.http_client import Answer, ask
 from tests.system.programs import PLACES, Programs, running_programs
 from tests.system.store import new
@@ -207,6 +221,26 @@ async def test_mcp_clients_learn_where_to_get_a_token(tmp_path: Path) -> None:
                 'Bearer error="invalid_token", error_description="The token has expired: get a new one.",'
                 f' resource_metadata="{address}"'
             )
+
+
+async def test_the_name_in_a_certificate_is_the_identity_at_every_door_over_http(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"public_auth": "mtls", "public_auth_file": write_names(tmp_path / "names.toml")}
+    async with running_programs(tmp_path, **settings) as at:
+        for names, expected in (
+            ({"peer_uri": [SPIFFE[ANN].encode()]}, "NOT_FOUND"),
+            ({"peer_uri": [b"spiffe://prod.example/nobody"]}, "CERTIFICATE_UNKNOWN"),
+            ({}, "CERTIFICATE_MISSING"),
+        ):
+            # As TLS reports them: tests/integration/test_tls_processes.py has certificates.
+            monkeypatch.setattr(connection, "names_of", lambda _, found=names: found)
+            answers = [
+                await ask(at.http["a"], "GET", f"/v1/{NAME}", headers={METADATA: "2"}),
+                await ask(at.http["a"], "POST", f"/{SERVICE}/GetSandbox", b'{"name": "sandboxes/one"}', JSON),
+                await _mcp(at, "a", {}),
+            ]
+            assert [expected in answer.body.decode() for answer in answers] == [True] * 3, answers
 
 
 async def test_without_authentication_every_caller_is_anonymous(tmp_path: Path) -> None:
