@@ -178,6 +178,15 @@ async def test_exactly_one_bearer_token_is_read(pairs: Any, reason: str) -> None
     assert refused.value.reason == reason
 
 
+async def test_two_tokens_are_refused_even_if_each_is_right() -> None:
+    right = (AUTHORIZATION, f"Bearer {RSA.sign(claims())}")
+    at = At()
+    assert (await at.one.authenticate(Shown((right,)))).subject == f"{ISSUER}:ann"
+    with pytest.raises(Unauthenticated) as refused:
+        await at.one.authenticate(Shown((right, right)))
+    assert refused.value.reason == "TOKEN_MALFORMED"
+
+
 async def test_claims_give_accounts_and_roles_by_the_settings() -> None:
     rules = JwtRules(ISSUER, AUDIENCE, RULES.algorithms, "https://x.example/accounts", "realm_access.roles")
     more: dict[str, Any] = {
