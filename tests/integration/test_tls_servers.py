@@ -200,7 +200,7 @@ async def test_kafka_that_cannot_be_trusted_or_refuses_us_is_named_without_secre
         (log.address("x", log.sasl.replace("127.0.0.1", "localhost")), "mismatch"),
         (mtls(log, stranger.issue("not-from-here")), "event_log_security"),
         (LogAddress(log.sasl + "x", 1), "event_log_security"),
-        (log.address("x", f"kafka://{broker.bootstrap}/"), "SSL"),
+        (log.address("x", f"kafka://{broker.bootstrap}/"), "event_log_security"),
     ]
     with caplog.at_level(logging.DEBUG):
         for address, words in cases:
