@@ -222,6 +222,8 @@ def run(main: Coroutine[Any, Any, None]) -> int:
         if own is not None and len(own.exceptions) == len(group.exceptions):
             for one in own.exceptions:
                 log.error("%s", one)
+            if all(isinstance(one, WrongSetting) for one in own.exceptions):
+                return USAGE_EXIT_CODE
         else:
             log.critical("a part of the process failed", exc_info=group)
         return _FAILED_EXIT_CODE
