@@ -213,7 +213,10 @@ def test_a_directory_that_is_in_use_is_refused(finished: Finished, tmp_path: Pat
 def _started(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A running `baton`; its output is in the files `printed` and `told`."""
     with (directory / "printed").open("wb") as printed, (directory / "told").open("wb") as told:
+        # A shell starts its background processes with SIGINT ignored, and a child inherits that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         demo = subprocess.Popen([*BATON, *arguments], cwd=directory, stdout=printed, stderr=told)
+        signal.signal(signal.SIGINT, before)
     try:
         yield demo
     finally:

@@ -135,6 +135,15 @@ class Walk:
         await self._until(none_fails, lambda: f"no gate fails; failing: {words()}")
         return [gate.name for gate in plan.gates if gate.verdict != pb.VERDICT_PASS]
 
+    async def has_evidence(self, name: str) -> None:
+        """Wait until this gate of the next step has evidence. Raises TrialFailed."""
+
+        async def measured() -> bool:
+            gates = (await self.plan()).gates
+            return all(gate.verdict != pb.VERDICT_INCONCLUSIVE for gate in gates if gate.name == name)
+
+        await self._until(measured, lambda: f"the gate {name} has evidence")
+
     async def gates_awaited(self, accepted: Collection[str], seconds: float) -> list[str]:
         """Wait until every gate of the next step passes; return the names of those that do not.
 

@@ -146,6 +146,8 @@ class Story:
         await self.walk.settled()
 
     async def _be_blocked(self) -> None:
+        # A router learns of the ended audit within a second.
+        await self.walk.has_evidence("audit")
         try:
             await self.walk.advance()
         except GatesBlock as refusal:
