@@ -36,8 +36,14 @@ BOUGHT = [service for service in SERVICES.values() if not service.ours]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCKERFILE = (ROOT / "deploy/image/Dockerfile").read_text()
 PINNED = re.compile(r"[a-z/]+:\d+\.\d+(\.\d+)?(-[a-z0-9.]+)*")
-BROKER_OF_ITS_OWN = {"controller.quorum.voters", "listeners", "advertised.listeners", "log.dirs"}
-"""Where a broker is and keeps its data."""
+BROKER_OF_ITS_OWN = {
+    "controller.quorum.voters",
+    "listeners",
+    "listener.security.protocol.map",
+    "advertised.listeners",
+    "log.dirs",
+}
+"""Settings for a broker's place and its own listeners; the tests' broker also has encrypted ones."""
 
 
 def each(found: list[Composed]) -> pytest.MarkDecorator:
