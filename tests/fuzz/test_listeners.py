@@ -11,7 +11,7 @@ from tests.fuzz import aftermath
 from tests.fuzz.campaign import LISTENERS, addresses_of, open_sender, run, spread
 from tests.fuzz.case import load_corpus
 
-CASES = 300 * len(LISTENERS)
+CASES = 150 * len(LISTENERS)
 SEED = 20
 
 pytestmark = pytest.mark.slow

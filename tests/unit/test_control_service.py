@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from unittest.mock import MagicMock
+
 import pytest
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -13,12 +16,19 @@ METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["ControlServ
 class Part:
     def __init__(self, *names: str) -> None:
         for name in names:
-            setattr(self, name, name)
+            setattr(self, name, self._named(name))
+
+    @staticmethod
+    def _named(name: str) -> Callable[..., Awaitable[str]]:
+        async def method(request: object, context: object) -> str:
+            return name
+
+        return method
 
 
-def test_each_method_is_taken_from_the_part_that_has_it() -> None:
+async def test_each_method_is_taken_from_the_part_that_has_it() -> None:
     servicer = control_service([Part(*METHODS[:5]), Part(), Part(*METHODS[5:])]).servicer
-    assert [getattr(servicer, name) for name in METHODS] == METHODS
+    assert [await getattr(servicer, name)(MagicMock(), None) for name in METHODS] == METHODS
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ def test_an_event_with_hostile_content_is_shown_on_an_ascii_terminal() -> None:
         "owner": "A",
         "origin": "A",
         "trouble": "",
+        "code": "WRONG",
+        "code_trouble": HOSTILE,
         "bytes": 1,
         "schema_version": 2,
         "made_time": None,
