@@ -96,12 +96,13 @@ class Clients:
         self.reads.append(Call(time.monotonic(), True, str(told.get(metadata.STORE, "")), stale))
         return answer
 
-    async def write(self, name: str) -> Sandbox:
+    async def write(self, name: str, seconds: float = 0.0) -> Sandbox:
+        """`seconds`: deadline instead of `call_seconds`."""
         sandbox = Sandbox(name=name, annotations={"value": str(uuid4())})
         mask = FieldMask(paths=["annotations"])
         request = UpdateSandboxRequest(sandbox=sandbox, update_mask=mask, request_id=str(uuid4()))
         call = self.channel.multi_callable(f"{_SERVICE}/UpdateSandbox")
-        answer = Sandbox.FromString(await call(request.SerializeToString(), timeout=self.call_seconds))
+        answer = Sandbox.FromString(await call(request.SerializeToString(), timeout=seconds or self.call_seconds))
         self.acknowledged[name] = max(self.acknowledged.get(name, 0), answer.revision)
         return answer
 
@@ -252,7 +253,7 @@ async def test_a_dead_b_is_left_and_its_records_come_home_when_it_is_back(tmp_pa
         back = run.clients.reads_back_at(held)
         assert run.clients.reads[-1].stale, "A says that it may be behind"
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await run.clients.write("sandboxes/r-00001")
+            await run.clients.write("sandboxes/r-00001", ANSWERED_SECONDS)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         assert (await run.walk.status()).stores[1].reachable is False
         again = time.monotonic()
