@@ -89,8 +89,9 @@ class EventAuth:
             self._from = (await self._feed.state()).checked_from
 
     async def begin(self, log: EventLog) -> None:
-        """As `learn`, and record the log's end if nothing is recorded yet; in another mode, forget what is recorded.
-        Called again and again. Raises the errors of the log and the store."""
+        """As `learn`, and record the log's end unless an offset is recorded; in another mode, remove the offsets.
+
+        It may be called repeatedly. Raises the errors of the log and the store."""
         if not self._forgotten:
             await self._feed.stop_checking()
             self._forgotten = True

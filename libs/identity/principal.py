@@ -24,7 +24,7 @@ class Role(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Principal:
     subject: str
-    """"anonymous", or what `subject_of` makes. It is the principal of served requests."""
+    """"anonymous", or the result of `subject_of`. It is the principal of served requests."""
     accounts: frozenset[str] = frozenset()
     roles: frozenset[Role] = frozenset()
 
