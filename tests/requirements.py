@@ -762,7 +762,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "unknown_keys_ask_the_issuer_at_most_once_in_ten_seconds",
             "the_last_good_keys_stay_in_force_for_a_limited_time",
         )
-        + _in("unit/test_identity_files.py", "a_changed_file_is_read_again_and_a_wrong_one_changes_nothing"),
+        + _in("unit/test_identity_files.py", "a_changed_file_is_read_again_and_a_wrong_one_changes_nothing")
+        + _in("unit/test_identity_mtls.py", "a_certificate_is_known_by_its_name_until_it_is_revoked"),
     ),
     "trust.identity-closed": Requirement(
         "Beyond loopback, access is closed unless a setting opens it; a call without a principal takes no slot",

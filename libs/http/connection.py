@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -71,6 +72,15 @@ def names_of(certificate: Mapping[str, Any] | None) -> Mapping[str, list[bytes]]
     return found
 
 
+def identity_of(transport: asyncio.BaseTransport) -> Mapping[str, list[bytes]]:
+    """The client's certificate and its names, as gRPC's `auth_context` has them. Empty without a certificate."""
+    encrypted: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    der = None if encrypted is None else encrypted.getpeercert(binary_form=True)
+    if encrypted is None or der is None:
+        return {}
+    return {**names_of(encrypted.getpeercert()), "x509_pem_cert": [ssl.DER_cert_to_PEM_cert(der).encode()]}
+
+
 class Owner(Protocol):
     """The listener that a connection belongs to."""
 
@@ -101,7 +111,7 @@ class HttpConnection(H11Protocol):
         self._unread = b""
         """Received bytes that wait for the next turn of the event loop."""
         self.peer_identity: Mapping[str, list[bytes]] = {}
-        """Names in the client's certificate, as gRPC's `auth_context` has them. Empty without a certificate."""
+        """The result of `identity_of`."""
 
     def abort(self) -> None:
         self.transport.abort()
@@ -110,7 +120,7 @@ class HttpConnection(H11Protocol):
         super().connection_made(transport)
         # asyncio's transports read up to 256 KiB at once.
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
-        self.peer_identity = names_of(transport.get_extra_info("peercert"))
+        self.peer_identity = identity_of(transport)
         if self._owner.flooded:
             self.abort()
         elif self._owner.full:

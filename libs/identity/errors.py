@@ -96,6 +96,12 @@ class CertificateUnknown(Unauthenticated):
     reason = "CERTIFICATE_UNKNOWN"
 
 
+class CertificateRevoked(Unauthenticated):
+    """The client certificate was revoked: get a new one."""
+
+    reason = "CERTIFICATE_REVOKED"
+
+
 class KeysUnavailable(BatonError):
     """The keys that verify tokens are out of reach. Nothing was changed: try again."""
 

@@ -15,7 +15,7 @@ _ROLES = {role.name.lower(): role for role in Role}
 
 def read_grant(subject: str, entry: Mapping[str, Any]) -> Principal:
     """The principal with the accounts and roles of a file's entry. Raises ValueError."""
-    accounts, roles = _texts(entry, "accounts"), _texts(entry, "roles")
+    accounts, roles = texts(entry, "accounts"), texts(entry, "roles")
     if unknown := [role for role in roles if role not in _ROLES]:
         raise ValueError(f"roles: {unknown[0]!r} is not valid: there are {', '.join(_ROLES)}")
     if too_large(accounts):
@@ -23,7 +23,8 @@ def read_grant(subject: str, entry: Mapping[str, Any]) -> Principal:
     return Principal(subject, frozenset(accounts), frozenset(_ROLES[role] for role in roles))
 
 
-def _texts(entry: Mapping[str, Any], name: str) -> list[str]:
+def texts(entry: Mapping[str, Any], name: str) -> list[str]:
+    """The entry's list of texts; empty without one. Raises ValueError."""
     found = entry.get(name, [])
     if not isinstance(found, list) or not all(isinstance(text, str) and text for text in found):
         raise ValueError(f"{name}: give a list of texts")

@@ -23,8 +23,8 @@ class Credentials(Protocol):
         ...
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """Names of the peer's verified certificate, by gRPC's keys: peer_uri, peer_dns, peer_email. Empty without a
-        certificate."""
+        """The peer's verified certificate and its names, by gRPC's keys: x509_pem_cert, peer_uri, peer_dns, peer_email.
+        Empty without a certificate."""
         ...
 
 

@@ -234,7 +234,7 @@ async def test_the_name_in_a_certificate_is_the_identity_at_every_door_over_http
             ({}, "CERTIFICATE_MISSING"),
         ):
             # As TLS reports them: tests/integration/test_tls_processes.py has certificates.
-            monkeypatch.setattr(connection, "names_of", lambda _, found=names: found)
+            monkeypatch.setattr(connection, "identity_of", lambda _, found=names: found)
             answers = [
                 await ask(at.http["a"], "GET", f"/v1/{NAME}", headers={METADATA: "2"}),
                 await ask(at.http["a"], "POST", f"/{SERVICE}/GetSandbox", b'{"name": "sandboxes/one"}', JSON),
