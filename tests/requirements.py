@@ -801,7 +801,24 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "trust.accounts": Requirement(
         "A caller sees and changes only its accounts' records, at either store, in lists and watches"
     ),
-    "trust.roles": Requirement("Each operator's verb needs its role; the journal names the authenticated actor"),
+    "trust.roles": Requirement(
+        "Each operator's verb needs its role; the journal names the authenticated actor",
+        _in(
+            "integration/test_operators.py",
+            "every_method_over_grpc_is_open_to_its_role_and_those_above",
+            "secrets_are_shown_to_admins_only_by_every_method_that_can",
+            "the_subject_is_the_actor_and_the_given_name_is_beside_it",
+            "a_tool_gives_a_client_no_more_than_the_control_listener",
+            "a_router_does_not_start_without_the_authentication_that_it_needs",
+            "the_command_and_the_router_as_processes_know_the_operator",
+        )
+        + _in(
+            "unit/test_roles.py",
+            "every_method_names_its_role",
+            "a_step_without_a_way_back_needs_an_admin",
+            "an_operator_can_always_go_back",
+        ),
+    ),
     "trust.tls": Requirement(
         "TLS on every leg between clients, operators and processes; peers that cannot be trusted are refused in words",
         _in(

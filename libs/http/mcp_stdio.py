@@ -19,6 +19,7 @@ from libs.errors import BatonError
 from libs.http.call import DoorCall, Ended
 from libs.http.forms import Forms
 from libs.http.mcp_server import McpServer
+from libs.identity.port import AUTHORIZATION
 from libs.rpc import metadata
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import Pairs, reason_of
@@ -43,16 +44,20 @@ class TargetAway(BatonError):
 class GrpcCaller:
     """Calls of MCP requests over stdio, at one target."""
 
-    def __init__(self, contract: Contract, channel: Channel) -> None:
+    def __init__(self, contract: Contract, channel: Channel, token: Callable[[], str] = str) -> None:
+        """`token`: returns the caller's token of this moment; "" if it has none. Raises BatonError."""
         self.contract = contract
         self.forms = Forms(contract)
         self._channel = channel
+        self._token = token
         versions = contract.schemas
         version = ((versions.metadata, str(versions.newest)),) if versions.metadata else ()
         self._metadata: Pairs = ((metadata.CLIENT, CLIENT), *version)
 
     def open(self, request: Any, read: Callable[[], Awaitable[bytes]]) -> DoorCall:
-        return DoorCall(self._metadata, "stdio", read, CALL_SECONDS)
+        token = self._token()
+        shown = ((AUTHORIZATION, f"Bearer {token}"),) if token else ()
+        return DoorCall((*self._metadata, *shown), "stdio", read, CALL_SECONDS)
 
     def schema(self, pairs: Pairs) -> int:
         return self.contract.schemas.asked(pairs, NEWEST)
@@ -88,14 +93,18 @@ async def _reach(channel: Channel) -> None:
         state = channel.grpc.get_state(try_to_connect=True)
 
 
-async def serve_stdio(contract: Contract, target: str, tls: ClientTls | None = None) -> None:
-    """Serve until standard input ends. Raises TargetAway if the target cannot be reached at the start."""
+async def serve_stdio(
+    contract: Contract, target: str, tls: ClientTls | None = None, token: Callable[[], str] = str
+) -> None:
+    """Serve until standard input ends. Raises TargetAway if the target cannot be reached at the start.
+
+    `token`: as for `GrpcCaller`."""
     async with open_channel(target, tls) as channel:
         try:
             async with asyncio.timeout(REACH_SECONDS):
                 await _reach(channel)
         except TimeoutError:
             raise TargetAway(target) from None
-        server = McpServer(GrpcCaller(contract, channel)).sdk
+        server = McpServer(GrpcCaller(contract, channel, token)).sdk
         async with stdio_server() as (incoming, outgoing):
             await server.run(incoming, outgoing, server.create_initialization_options())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from libs.clock import Clock
 from libs.identity.none import NoAuthentication
@@ -18,6 +19,14 @@ log = logging.getLogger(__name__)
 
 NONE = "none"
 AUTH_SETTING = "public_auth"
+
+Listener = Literal["public", "control"]
+"""Listeners with authentication. The names of their settings begin with it."""
+
+_REACHED = {
+    "public": "every client that reaches a public listener may read and change everything",
+    "control": "everyone who reaches the control listener has all roles",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +54,22 @@ def with_own_calls(identity: Identity) -> Identity:
     return replace(identity, authenticator=own, own_metadata=own.metadata)
 
 
-async def open_identity(settings: IdentitySettings, clock: Clock) -> Identity:
+async def open_identity(settings: IdentitySettings, clock: Clock, listener: Listener = "public") -> Identity:
     """Raises WrongSetting, UnfitFile. An issuer that is out of reach does not prevent the start: calls are refused
-    with KEYS_UNAVAILABLE until it answers."""
+    with KEYS_UNAVAILABLE until it answers.
+
+    `listener`: for the names of settings in errors. `settings` has the values of that listener."""
     kind = settings.public_auth
     if kind is None:
         return ANYBODY
     if kind == NONE:
-        log.warning("public_auth = none: every client that reaches a public listener may read and change everything")
+        log.warning("%s_auth = none: %s", listener, _REACHED[listener])
         return Identity(NoAuthentication())
     if kind == "jwt":
-        return await _open_jwt(settings, clock)
+        return await _open_jwt(settings, clock, listener)
     path = settings.public_auth_file
     if path is None:
-        raise WrongSetting(f"public_auth_file: it is not set: public_auth = {kind} needs a TOML file")
+        raise WrongSetting(f"{listener}_auth_file: it is not set: {listener}_auth = {kind} needs a TOML file")
     return _open_file(kind, path)
 
 
@@ -74,14 +85,14 @@ def _open_file(kind: str, path: Path) -> Identity:
     return Identity(tokens, (tokens.file.loop(),))
 
 
-async def _open_jwt(settings: IdentitySettings, clock: Clock) -> Identity:
+async def _open_jwt(settings: IdentitySettings, clock: Clock, listener: Listener) -> Identity:
     # Only a process that verifies tokens loads the cryptography.
     from libs.identity import jwks
     from libs.identity.jwt import JwtAuthenticator, JwtRules
 
     for name in ("jwt_issuer", "jwt_audience", "jwt_keys"):
         if not getattr(settings, name):
-            raise WrongSetting(f"{name}: it is not set: public_auth = jwt needs it")
+            raise WrongSetting(f"{name}: it is not set: {listener}_auth = jwt needs it")
     source = settings.jwt_keys
     if source.startswith("http://") and not jwks.is_local(source):
         raise WrongSetting(f"jwt_keys: {source!r} is not valid: fetch keys over https, or from this machine")

@@ -81,7 +81,8 @@ class ServerConfig:
     authenticator: Authenticator | None = None
     """None if every caller is anonymous."""
     auth_setting: str = ""
-    """Name of the authenticator's setting, for a public listener: beyond loopback it needs one."""
+    """Name of the authenticator's setting, for a listener of clients or operators: beyond loopback it needs one, or a
+    token."""
     tls: TlsFiles | None = None
     """None: without TLS."""
 
@@ -236,7 +237,8 @@ class Server:
         """Check a listener of this server's services. Beyond loopback, the absence of authentication must be a
         decision. Raises CannotListen."""
         config = self._config
-        if config.auth_setting and config.authenticator is None and not is_loopback(address):
+        is_open = config.authenticator is None and config.token is None
+        if config.auth_setting and is_open and not is_loopback(address):
             raise CannotListen(
                 f"{setting}: {address} can be reached from other machines: set {config.auth_setting} to jwt, mtls or"
                 " tokens, or to none if every client may read and change everything, or listen on 127.0.0.1"

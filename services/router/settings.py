@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, create_model
 from pydantic_settings import SettingsConfigDict
@@ -91,9 +91,24 @@ class RouterSettings(ThresholdSettings):
     """Address of the listener for clients, host:port."""
     control: Address = "127.0.0.1:7700"
     """Address of the listener for operators, host:port."""
+    control_auth: Literal["none", "token", "jwt", "mtls", "tokens"] | None = None
+    """How operators are authenticated: `token` (one shared token, without identities), `jwt`, `mtls` or `tokens` (as
+    for `public_auth`, each with a subject and roles), `none`. Empty: `token` if `control_token_file` is set; else
+    `none`, and the router refuses to listen for operators beyond loopback."""
+    control_auth_file: Path | None = None
+    """With control_auth `mtls` or `tokens`: TOML file with the names or tokens of operators and their roles. It is read
+    again when it changes."""
     control_token_file: Path | None = None
-    """File with the token of the control listener. Required if the control listener accepts connections from other
-    machines."""
+    """File with the shared token of the control listener. Its holders have all roles, and no names."""
+    control_jwt_audience: str = ""
+    """With control_auth `jwt`: the audience of operators' tokens. Empty: `jwt_audience`. Give operators another
+    audience than clients."""
+    control_jwt_issuer: str = ""
+    """With control_auth `jwt`: the issuer of operators' tokens, with `control_jwt_keys`. Empty: `jwt_issuer`."""
+    control_jwt_keys: str = ""
+    """With control_auth `jwt`: the key set of `control_jwt_issuer`. Empty: `jwt_keys`."""
+    control_jwt_roles_claim: str = ""
+    """With control_auth `jwt`: claim with the operator's roles. Empty: `jwt_roles_claim`."""
     store_a: Address
     """The old store's internal address, host:port."""
     store_b: Addresses

@@ -446,7 +446,7 @@ async def test_the_doctor_finds_a_healthy_system_and_says_what_is_missing(contro
     for subject in ("store A", "store B", "clock of store A", "event log"):
         assert found[subject].level == pb.Finding.LEVEL_PASS, found[subject]
     assert found["control store"].level == pb.Finding.LEVEL_WARN
-    assert found["token of control listener"].remedy
+    assert found["operators"].remedy
     await controlled.system.stop(Store.A)
     controlled.system.log.reachable = False
     answer = await controlled.control.Diagnose(pb.DiagnoseRequest())

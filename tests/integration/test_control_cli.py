@@ -216,7 +216,7 @@ async def test_the_token_is_shown_from_its_file(tmp_path: Path) -> None:
     path.write_text("secret-of-twenty-byte\n")
     async with running_controlled_system(token=b"secret-of-twenty-byte", feeds=False, mover=False) as controlled:
         refused = await baton(controlled, "status")
-        assert (refused.exit_code, "--token-file" in refused.stderr) == (Exit.FAILED, True)
+        assert (refused.exit_code, "--token-file" in refused.stderr) == (Exit.REFUSED, True)
         assert (await baton(controlled, "status", "--token-file", str(path))).exit_code == Exit.OK
 
 

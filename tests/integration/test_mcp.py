@@ -18,6 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 
 from libs.sandboxes.schema import METADATA
+from tests.contracts.identity_adapters import ANN, TOKENS, write, write_tokens
 from tests.system.programs import PLACES, Programs, running_programs
 
 CONTRACT_TOOLS = {
@@ -281,6 +282,20 @@ async def test_a_desktop_client_has_the_same_tools_over_stdio(programs: Programs
             text, status = await refusal(one, "get_sandbox", name="sandboxes/nowhere")
             assert text.startswith("SANDBOX_NOT_FOUND: ") and status["status"] == "NOT_FOUND"
             await refusal(one, "create_sandbox", sandboxId="nan", sandbox={"account": "acme", "cpu": float("nan")})
+
+
+async def test_a_desktop_client_sends_the_token_that_its_file_has_now(tmp_path: Path) -> None:
+    token = write(tmp_path / "token", "a-stranger-of-20-letters")
+    known = write_tokens(tmp_path / "tokens.toml")
+    async with running_programs(tmp_path, public_auth="tokens", public_auth_file=known) as programs:
+        target = ["--target", programs.grpc["router"], "--token-file", str(token)]
+        server = StdioServerParameters(command=str(BATON), args=["mcp", *target])
+        async with Client(stdio_client(server), read_timeout_seconds=PATIENCE_SECONDS, mode="legacy") as one:
+            text, _ = await refusal(one, "get_sandbox", name="sandboxes/one")
+            assert text.startswith("TOKEN_UNKNOWN: ")
+            token.write_text(TOKENS[ANN])
+            text, _ = await refusal(one, "get_sandbox", name="sandboxes/one")
+            assert text.startswith("SANDBOX_NOT_FOUND: ")
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ async def running(program: str, settings: Mapping[str, object]) -> AsyncIterator
         async with asyncio.timeout(BOUND_SECONDS):
             line = await found.running.stdout.readline()
         assert line.startswith(b"ready "), (line, found.lines)
+        found.lines.append(line.decode())
         yield found
         found.running.send_signal(signal.SIGTERM)
         async with asyncio.timeout(BOUND_SECONDS):

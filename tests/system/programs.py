@@ -36,6 +36,8 @@ class Programs:
     http: Mapping[str, str]
     grpc: Mapping[str, str]
     internal: Mapping[str, str]
+    address: str
+    """Address of the router's control API."""
 
     def url(self, place: str) -> str:
         return f"http://{self.http[place]}/mcp"
@@ -47,8 +49,12 @@ async def _locks() -> AsyncIterator[MemoryLocks]:
 
 
 @asynccontextmanager
-async def running_programs(folder: Path, **settings_of_all: Any) -> AsyncIterator[Programs]:
-    """A owns everything. B passes calls that it cannot answer on to the router."""
+async def running_programs(
+    folder: Path, *, router_settings: Any = None, **settings_of_all: Any
+) -> AsyncIterator[Programs]:
+    """A owns everything. B passes calls that it cannot answer on to the router.
+
+    `router_settings`: a mapping with settings of the router alone."""
     router = f"127.0.0.1:{free_port()}"
     common: dict[str, Any] = {
         "internal": "127.0.0.1:0",
@@ -85,6 +91,7 @@ async def running_programs(folder: Path, **settings_of_all: Any) -> AsyncIterato
             event_log="memory:",
             control_store="memory:",
             **settings_of_all,
+            **(router_settings or {}),
         )
         at_router = await stack.enter_async_context(open_router(settings))
         tasks = [asyncio.create_task(loop.run()) for loop in at_router.loops]
@@ -94,6 +101,7 @@ async def running_programs(folder: Path, **settings_of_all: Any) -> AsyncIterato
                 {"a": at_a.http.address, "b": at_b.http.address, "router": at_router.http.address},
                 {"a": at_a.public.address, "b": at_b.public.address, "router": router},
                 {"a": at_a.internal.address, "b": at_b.internal.address},
+                at_router.control.address,
             )
         finally:
             for task in tasks:

@@ -53,6 +53,7 @@ class Ward:
             status.now_time.FromNanoseconds(int(self.clock.now() * 1e9))
         self.control = ControlInfo("postgresql", "db:5432/control", "8")
         self.public_auth = ""
+        self.control_auth = "jwt"
 
     async def findings(self) -> dict[str, Finding]:
         control = Somewhere(self.control)
@@ -60,7 +61,15 @@ class Ward:
         await cache.refresh()
         observer = Known(self.log, self.clock, {Store.A: self.a, Store.B: self.b})
         found = await Doctor(
-            observer, cache, control, 2, {"stores": True}, self.clock, self.public_auth, event_keys=lambda: ["one"]
+            observer,
+            cache,
+            control,
+            2,
+            {"stores": True},
+            self.clock,
+            self.public_auth,
+            self.control_auth,
+            event_keys=lambda: ["one"],
         ).diagnose()
         return {finding.subject: finding for finding in found}
 
@@ -78,6 +87,21 @@ def ward() -> Ward:
 
 async def test_a_healthy_system_passes(ward: Ward) -> None:
     assert {finding.level for finding in (await ward.findings()).values()} == {Level.PASS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "text"),
+    [
+        ("", Level.WARN, "are not authenticated: anyone who can connect has all roles"),
+        ("none", Level.WARN, "are not authenticated: anyone who can connect has all roles"),
+        ("token", Level.PASS, "share one token: each has all roles, and names in the journal are claims"),
+        ("tokens", Level.PASS, "are authenticated: control_auth is tokens"),
+    ],
+)
+async def test_the_authentication_of_operators_is_shown(ward: Ward, kind: str, level: Level, text: str) -> None:
+    ward.control_auth = kind
+    found = (await ward.findings())["operators"]
+    assert (found.level, found.text, bool(found.remedy)) == (level, text, level is Level.WARN)
 
 
 async def test_a_control_store_on_the_server_of_b_is_warned_about(ward: Ward) -> None:

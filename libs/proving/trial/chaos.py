@@ -23,7 +23,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.proving.trial.errors import TrialFailed
 from libs.proving.trial.walk import PHASES, phase_name
-from libs.rpc import metadata
+from libs.rpc.auth import operator_metadata
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
 
@@ -341,5 +341,6 @@ class Storm:
             await asyncio.sleep(TRY_AGAIN_SECONDS)
 
     async def _ask(self, stub: ControlServiceAsyncStub, method: str, request: Any) -> Any:
-        token = ((metadata.TOKEN, self.token),) if self.token else ()
-        return await getattr(stub, method)(request, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*token))
+        return await getattr(stub, method)(
+            request, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*operator_metadata(self.token))
+        )

@@ -17,7 +17,7 @@ import grpc
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.proving.trial.errors import TrialFailed
-from libs.rpc import metadata
+from libs.rpc.auth import operator_metadata
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
 
@@ -357,11 +357,12 @@ class Walk:
     async def _ask(self, method: str, request: Any, *, once: bool = False) -> Any:
         """Ask the router that answered last, then the others. Raises TrialFailed, and AioRpcError if asked `once`."""
         deadline = time.monotonic() + self.patience_seconds
-        token = ((metadata.TOKEN, self.token),) if self.token else ()
         while True:
             call = getattr(self.stubs[self._stub], method)
             try:
-                return await call(request, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*token))
+                return await call(
+                    request, timeout=CALL_SECONDS, metadata=grpc.aio.Metadata(*operator_metadata(self.token))
+                )
             except grpc.aio.AioRpcError as error:
                 if error.code() in _AWAY:
                     self._stub = (self._stub + 1) % len(self.stubs)

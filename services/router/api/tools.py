@@ -1,13 +1,14 @@
 """A router's MCP tools besides the contract's calls: the state of the migration, and the routing of a call.
 
-They are read-only, so the public listener serves them without a token. Therefore they leave out information for
-operators: the names of people, clients, routers and hosts, and the texts of errors. `baton status` and `baton explain`
-show those by the control listener, the only one that can change the migration.
+A tool is a call of the operator's API, so its caller is authenticated as the control listener authenticates: with the
+credentials of an operator, in addition to those that the public listener requires. A role in a token of the public
+issuer gives nothing here. The tools are read-only and leave out the names of people, clients, routers and hosts, and
+the texts of errors. `baton status` and `baton explain` show those by the control listener.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from libs.http.gateway import Gateway
 from libs.http.tools import Tool
+from libs.identity.port import Credentials
+from libs.identity.principal import Principal, current
 from libs.ownership.model import Store
 from libs.ownership.wire import STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -49,16 +52,27 @@ _PUBLIC_OF_STORE = FieldMask(
 _OUT_OF_DATE = "The control store is out of reach: this is its last known state."
 
 
-def router_tools(control: TypedService, gateway: Gateway) -> Iterator[Tool]:
-    """`control`: the operator's API."""
+Authenticate = Callable[[Credentials], Awaitable[Principal]]
+
+
+def router_tools(control: TypedService, authenticate: Authenticate, gateway: Gateway) -> Iterator[Tool]:
+    """`control`: the operator's API. `authenticate`: that of its listener."""
     methods = raw_service(control).methods
 
+    async def call(name: str, request: bytes, context: Context) -> bytes:
+        """Call the method as the operator whose credentials the call has. Raises Unauthenticated, RoleMissing."""
+        public = current.set(await authenticate(context))
+        try:
+            return await methods[name](request, context)
+        finally:
+            current.reset(public)
+
     async def status(request: bytes, context: Context) -> bytes:
-        found = pb.GetStatusResponse.FromString(await methods["GetStatus"](request, context))
+        found = pb.GetStatusResponse.FromString(await call("GetStatus", request, context))
         return public_status(found).SerializeToString()
 
     async def route(request: bytes, context: Context) -> bytes:
-        answer = pb.ExplainResponse.FromString(await methods["Explain"](request, context))
+        answer = pb.ExplainResponse.FromString(await call("Explain", request, context))
         for flag in answer.flags:
             flag.ClearField("trouble")
         return answer.SerializeToString()

@@ -71,7 +71,8 @@ for confirmation. Without a terminal it needs --yes.
 
 `-o json` prints one object: a list under one key, a plan with dry_run and effects, an error (on stderr) under "error".
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 blocked by a gate that fails, 4 blocked by a gate without evidence.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 blocked by a gate that fails, 4 blocked by a gate without evidence,
+5 refused: no valid token or certificate, or a role is missing.
 """
 
 _ASKS_JSON = re.compile(r"(-o|--output=?)json")

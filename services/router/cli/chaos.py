@@ -136,9 +136,10 @@ def _setup(options: Storming) -> Setup:
     from libs.eventlog.address import LogAddress
     from libs.proving.trial.chaos_report import Setup
     from libs.rpc.auth import read_token
+    from services.router.cli.client import read_bearer
 
     try:
-        token = read_token(options.token_file).decode() if options.token_file else ""
+        token = read_bearer(options.token_file)
         store_token = read_token(options.store_token_file).decode() if options.store_token_file else ""
     except BatonError as error:
         raise CommandFailed(error.message, Exit.USAGE) from None

@@ -13,8 +13,7 @@ import grpc
 from libs.errors import BatonError
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
-from libs.rpc import metadata
-from libs.rpc.auth import read_token
+from libs.rpc.auth import MAX_BEARER_CHARACTERS, operator_metadata, read_token
 from libs.rpc.channel import OPTIONS
 from libs.rpc.errors import reason_of
 from libs.rpc.tls import meaning, open_channel
@@ -31,14 +30,25 @@ _OPTIONS = re.compile(r"tls_[a-z_]+")
 
 _USAGE = frozenset({grpc.StatusCode.INVALID_ARGUMENT})
 
+_REMEDIES = {
+    "TOKEN_REFUSED": "the router requires its shared token: name its file with --token-file",
+    "TOKEN_MISSING": "the router requires a token: name the file of yours with --token-file",
+    "TOKEN_EXPIRED": "your token has expired: get a new one, and write it to the file of --token-file",
+    "TOKEN_WRONG_AUDIENCE": "your token was issued for another service: get one for the control listener",
+    "CERTIFICATE_MISSING": "the router requires a client certificate: give yours with --tls-certificate and --tls-key",
+    "CERTIFICATE_UNKNOWN": "the router does not know your certificate: ask an admin to add its name to the router's"
+    " control_auth_file",
+}
+"""By the reason of a refusal."""
+
 
 class Control:
     """One router's control API."""
 
-    def __init__(self, channel: grpc.Channel, address: str, token: bytes | None) -> None:
+    def __init__(self, channel: grpc.Channel, address: str, token: str) -> None:
         self._stub = ControlServiceStub(channel)
         self._address = address
-        self._metadata = ((metadata.TOKEN, token),) if token else ()
+        self._metadata = operator_metadata(token)
 
     def call(self, method: str, request: Any) -> Any:
         """Raises CommandFailed."""
@@ -70,8 +80,11 @@ class Control:
         if reason == "GATE_BLOCKED":
             inconclusive = found.get("verdict") == "INCONCLUSIVE"
             return CommandFailed(message, Exit.INCONCLUSIVE if inconclusive else Exit.BLOCKED)
-        if reason == "TOKEN_REFUSED":
-            return CommandFailed("the router requires its control token: name its file with --token-file")
+        if reason == "ROLE_MISSING":
+            remedy = "ask a colleague who has the role, or an admin for it; the token or certificate carries your roles"
+            return CommandFailed(f"{message}; {remedy}", Exit.REFUSED)
+        if reason and code is grpc.StatusCode.UNAUTHENTICATED:
+            return CommandFailed(_REMEDIES.get(reason, f"the router refuses your token: {message}"), Exit.REFUSED)
         if not reason and (refused := self._refused(message)):
             return CommandFailed(f"the router at {self._address} cannot be used: {refused}")
         if not reason and code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
@@ -90,12 +103,17 @@ class Control:
 def control(options: Common) -> Iterator[Control]:
     """Connect to the router. Raises CommandFailed if the token cannot be read."""
     try:
-        token = read_token(options.token_file) if options.token_file else None
+        token = read_bearer(options.token_file)
         tls = client_tls(options)
     except BatonError as error:
         raise CommandFailed(error.message, Exit.USAGE) from None
     with open_channel(options.address, tls, OPTIONS) as channel:
         yield Control(channel, options.address, token)
+
+
+def read_bearer(path: Path | None) -> str:
+    """The caller's token in the file; "" without a file. Raises TokenUnfit."""
+    return read_token(path, MAX_BEARER_CHARACTERS).decode() if path else ""
 
 
 def client_tls(options: Tls) -> ClientTls | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,10 @@ def mcp(
     options: Tls,
     target: Annotated[str, typer.Option(metavar="HOST:PORT", help="gRPC address for clients of A, B or a router.")],
     contract: Annotated[str, typer.Option(help="Compiled contract: package.module_pb2:ServiceName.")] = SANDBOXES,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(envvar="BATON_MCP_TOKEN_FILE", help="File with your token for the target. Read for each call."),
+    ] = None,
 ) -> None:
     """Serve the contract's methods as MCP tools over stdin and stdout, for a
     desktop client that starts its own servers.
@@ -40,14 +45,19 @@ def mcp(
 
     from libs.contract.descriptors import Contract, UnfitContract
     from libs.http.mcp_stdio import TargetAway, serve_stdio
+    from libs.rpc.auth import TokenUnfit
     from libs.tls.files import TlsUnfit
-    from services.router.cli.client import client_tls
+    from services.router.cli.client import client_tls, read_bearer
+
+    def token() -> str:
+        return read_bearer(token_file)
 
     try:
-        asyncio.run(serve_stdio(Contract.load(contract), target, client_tls(options)))
+        token()
+        asyncio.run(serve_stdio(Contract.load(contract), target, client_tls(options), token))
     except UnfitContract as error:
         raise CommandFailed(f"--contract: {error.message}", Exit.USAGE) from None
-    except TlsUnfit as error:
+    except (TlsUnfit, TokenUnfit) as error:
         raise CommandFailed(error.message, Exit.USAGE) from None
     except TargetAway as error:
         raise CommandFailed(error.message) from None

@@ -34,6 +34,8 @@ class Exit(IntEnum):
     """A gate fails."""
     INCONCLUSIVE = 4
     """A gate has too little evidence."""
+    REFUSED = 5
+    """The router refuses the caller: it has no valid credentials, or lacks a role."""
 
 
 class CommandFailed(Exception):
@@ -120,7 +122,11 @@ class Common(Tls):
         DEFAULT_ADDRESS
     )
     token_file: Annotated[
-        Path | None, typer.Option(envvar="BATON_CONTROL_TOKEN_FILE", help="File with the control listener's token.")
+        Path | None,
+        typer.Option(
+            envvar=["BATON_TOKEN_FILE", "BATON_CONTROL_TOKEN_FILE"],
+            help="File with your token, or with the token that all operators share.",
+        ),
     ] = None
 
 

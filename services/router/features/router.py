@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from libs.clock import Clock, SystemClock
 from libs.identity.opening import ANYBODY, AUTH_SETTING, Identity, open_identity, with_own_calls
-from libs.rpc.auth import read_token
 from libs.rpc.clients import Clients
 from libs.rpc.gate import CONNECTION_SHARE, ServerLimits
 from libs.rpc.server import Server, ServerConfig, TypedService
@@ -22,6 +21,8 @@ from services.router.api.control import URGENT
 from services.router.api.proxy import Proxy
 from services.router.features import FEATURES
 from services.router.features.connections import Connections, open_connections
+from services.router.features.operators import ANY_OPERATOR, Operators, open_operators
+from services.router.features.operators import SETTING as CONTROL_SETTING
 from services.router.features.shared import SharedFlows
 from services.router.flows.calls.forward import Forward, ReadPolicy
 from services.router.flows.calls.listing import Listing
@@ -45,7 +46,12 @@ class Router:
     """A router on open connections. The caller runs `loops` and calls `start`."""
 
     def __init__(
-        self, settings: RouterSettings, connections: Connections, clock: Clock, identity: Identity = ANYBODY
+        self,
+        settings: RouterSettings,
+        connections: Connections,
+        clock: Clock,
+        identity: Identity = ANYBODY,
+        operators: Operators = ANY_OPERATOR,
     ) -> None:
         name = settings.name or f"{socket.gethostname()}:{os.getpid()}"
         stores, control_store, contract = connections.stores, connections.control_store, connections.contract
@@ -73,9 +79,9 @@ class Router:
         proxy = _proxy(flows, patience, self.writes)
         control_api = flows.control_api()
         self.public = _public(settings, proxy, patience, identity, connections.tls.public)
-        self.control = _control(settings, control_api, connections.tls.private)
-        self.http = _http(settings, connections, proxy, self.public, control_api, identity)
-        self.loops = [*flows.loops, Loop("mover", mover.run_once), *identity.loops]
+        self.control = _control(settings, control_api, operators, connections.tls.private)
+        self.http = _http(settings, connections, proxy, self.public, control_api, self.control, identity)
+        self.loops = [*flows.loops, Loop("mover", mover.run_once), *identity.loops, *operators.identity.loops]
 
     def __str__(self) -> str:
         http = f" http={self.http.address}" if self.http is not None else ""
@@ -103,9 +109,10 @@ async def open_router(settings: RouterSettings) -> AsyncIterator[Router]:
     """Open and start a router. Raises BatonError if a connection or a listener cannot be opened."""
     clock = SystemClock()
     identity = with_own_calls(await open_identity(settings, clock))
+    operators = await open_operators(settings, clock)
     async with AsyncExitStack() as stack:
         connections = await stack.enter_async_context(open_connections(settings, clock))
-        router = Router(settings, connections, clock, identity)
+        router = Router(settings, connections, clock, identity, operators)
         stack.push_async_callback(router.drain, settings.drain_seconds)
         await router.start()
         yield router
@@ -150,10 +157,16 @@ def _public(
     return Server(config, [proxy.service()])
 
 
-def _control(settings: RouterSettings, api: TypedService, tls: TlsFiles | None) -> Server:
-    token = read_token(settings.control_token_file) if settings.control_token_file else None
-    limits = ServerLimits(urgent=URGENT)
-    config = ServerConfig(settings.control, "control", limits, token, "control_token_file", tls=tls)
+def _control(settings: RouterSettings, api: TypedService, operators: Operators, tls: TlsFiles | None) -> Server:
+    config = ServerConfig(
+        settings.control,
+        "control",
+        ServerLimits(urgent=URGENT),
+        operators.token,
+        authenticator=operators.identity.authenticator,
+        auth_setting=CONTROL_SETTING,
+        tls=tls,
+    )
     return Server(config, [api])
 
 
@@ -163,6 +176,7 @@ def _http(
     proxy: Proxy,
     public: Server,
     control_api: TypedService,
+    control: Server,
     identity: Identity,
 ) -> HttpListener | None:
     if not settings.http:
@@ -177,6 +191,6 @@ def _http(
         proxy.service(),
         public,
         connections.meter,
-        more_tools=partial(router_tools, control_api),
+        more_tools=partial(router_tools, control_api, control.gate.authenticate),
         identity=identity,
     )

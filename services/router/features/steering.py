@@ -13,6 +13,7 @@ from services.router.api.rehearsal import RehearsalMethods, add_rehearsal, add_w
 from services.router.api.shadow import ShadowMethods
 from services.router.api.status import add_automatic_rollback, add_phase
 from services.router.core.phase import Phase
+from services.router.features import operators
 from services.router.features.shared import Feature, SharedFlows
 from services.router.flows.calls.explain import Explainer
 from services.router.flows.jobs.canary import CanaryAuto
@@ -76,10 +77,7 @@ def direct_clients(flows: SharedFlows) -> Feature:
 def doctor(flows: SharedFlows) -> Feature:
     """Examine a router and its dependencies."""
     connections, settings = flows.connections, flows.settings
-    tokens = {
-        "control listener": settings.control_token_file is not None,
-        "stores": settings.token_file is not None,
-    }
+    tokens = {"stores": settings.token_file is not None}
     examined = Doctor(
         flows.observer,
         connections.cache,
@@ -88,6 +86,7 @@ def doctor(flows: SharedFlows) -> Feature:
         tokens,
         flows.clock,
         settings.public_auth or "",
+        operators.kind_of(settings),
         lambda: flows.evidence(connections.cache.current).log_gap,
         lambda: () if connections.codes is None else connections.codes.key_ids,
     )

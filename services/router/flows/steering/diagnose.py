@@ -47,10 +47,12 @@ class Doctor:
     log_partitions: int | None
     """Partitions of the open log; None without a log."""
     tokens: dict[str, bool]
-    """By listener or store ("control listener", "store A"): whether a token is used."""
+    """By listener or store ("stores"): whether a token is used."""
     clock: Clock
     public_auth: str = ""
     """This router's setting; "" if it is not set."""
+    control_auth: str = ""
+    """The authentication of operators in force; "" without one."""
     gap: Callable[[], str] = str
     """The same text as `services.router.flows.jobs.log_gap.GapWatch.text`."""
 
@@ -69,6 +71,7 @@ class Doctor:
         findings.append(_log(self, before))
         findings.append(await _control(self))
         findings += [_token(name, used) for name, used in self.tokens.items()]
+        findings.append(_operators(self.control_auth))
         findings += _clients("this router", self.public_auth)
         return findings
 
@@ -264,6 +267,18 @@ def _clients(subject: str, public_auth: str) -> list[Finding]:
         return [Finding(Level.PASS, subject, f"are authenticated: public_auth is {public_auth}")]
     remedy = "fine where only trusted programs reach the listeners; else set public_auth to jwt, mtls or tokens"
     return [Finding(Level.WARN, subject, "are not authenticated: each may read and change everything", remedy)]
+
+
+def _operators(control_auth: str) -> Finding:
+    if control_auth in ("", "none"):
+        remedy = "fine on one machine; set control_auth before listening beyond 127.0.0.1"
+        text = "are not authenticated: anyone who can connect has all roles"
+        return Finding(Level.WARN, "operators", text, remedy)
+    if control_auth == "token":
+        return Finding(
+            Level.PASS, "operators", "share one token: each has all roles, and names in the journal are claims"
+        )
+    return Finding(Level.PASS, "operators", f"are authenticated: control_auth is {control_auth}")
 
 
 def _token(name: str, used: bool) -> Finding:
