@@ -914,6 +914,17 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "codes_are_switched_on_and_rotated_under_load_and_a_forged_event_changes_nothing",
         ),
     ),
+    "trust.demo": Requirement(
+        "A whole migration runs with TLS, tokens and signed events; strangers get nothing at any listener or topic",
+        _in("acceptance/test_demo.py", "a_demo_loses_nothing_and_says_so", "no_stranger_was_let_in")
+        + _in(
+            "unit/test_tls_making.py",
+            "made_certificates_are_trusted_by_name_and_address_on_both_sides",
+            "keys_are_for_their_owner_only",
+            "a_pair_is_kept_until_it_does_not_fit_any_more",
+            "a_certificate_that_expires_soon_is_made_again",
+        ),
+    ),
     "trust.limits": Requirement(
         "No caller can exhaust a listener, a process's memory or another caller's share",
         _in(

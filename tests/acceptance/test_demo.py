@@ -82,9 +82,12 @@ class UnderWay:
 
 @pytest.fixture(scope="module")
 def under_way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnderWay]:
-    """One short run, which several tests look at. It goes on while other tests start demos of their own."""
+    """One short run, which several tests look at. It goes on while other tests start demos of their own.
+
+    It is secure; the others are not.
+    """
     directory = tmp_path_factory.mktemp("demo")
-    arguments = ("demo", "--seconds", "25", "--keep", str(directory / "kept"), "-o", "json")
+    arguments = ("demo", "--secure", "--seconds", "25", "--keep", str(directory / "kept"), "-o", "json")
     with _started(directory, *arguments) as process:
         yield UnderWay(process, directory)
 
@@ -131,6 +134,13 @@ def test_a_demo_loses_nothing_and_says_so(finished: Finished) -> None:
     assert finished.report["linearizable"] is True
     assert finished.report["digests_equal"] is True
     assert finished.report["acknowledged_writes"] > 100
+
+
+def test_no_stranger_was_let_in(finished: Finished) -> None:
+    """The verdict counts a stranger that was answered, and one that was never refused for the right reason."""
+    assert finished.report["secure"] is True
+    assert finished.report["strangers_refused"] > 50
+    assert "both stores refused them as UNAUTHENTICATED; 4 dropped" in finished.told
 
 
 def test_the_report_has_its_keys_and_is_what_was_printed(finished: Finished) -> None:

@@ -94,10 +94,7 @@ def broker(directory: Path, listeners: SecureListeners) -> Iterator[Kafka]:
 def database(directory: Path, certificate: Certificate) -> Iterator[Postgres]:
     server = Postgres(directory / "postgres", certificate=certificate)
     server.start()
-    server.execute(f"CREATE USER {USER} SUPERUSER PASSWORD '{PASSWORD}'")
-    hba = directory / "postgres" / "data" / "pg_hba.conf"
-    hba.write_text("host all postgres 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n")
-    server.execute("SELECT pg_reload_conf()")
+    server.require_tls(USER, PASSWORD)
     yield server
     server.process.kill()
 

@@ -111,6 +111,13 @@ class Postgres:
         """Run one SQL statement as the superuser; returns its rows as text, fields separated by `|`."""
         return self._client("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statement)
 
+    def require_tls(self, user: str, password: str) -> None:
+        """Create a user, and refuse all other users except the superuser from now on, and connections without TLS."""
+        self.execute(f"CREATE USER {_quoted(user)} SUPERUSER PASSWORD '{password}'")
+        rules = "host all postgres 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n"
+        (self._data / "pg_hba.conf").write_text(rules)
+        self.execute("SELECT pg_reload_conf()")
+
     def _is_ready(self) -> bool:
         try:
             self._client("pg_isready", "-q", "-d", "postgres")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from libs.proving.servers.ports import free_port
@@ -18,6 +18,15 @@ class Certificate:
     certificate: Path
     key: Path
     ca: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """Certificate of the servers, and the one user at each of them."""
+
+    certificate: Certificate
+    user: str
+    password: str = field(repr=False)
 
 
 class SecureListeners:

@@ -85,11 +85,17 @@ class HttpWay(ABC):
     """Base class of the protocols over HTTP."""
 
     def __init__(
-        self, address: str, client: httpx2.AsyncClient, otherwise: Way, usual_schema: int = SCHEMAS.newest
+        self,
+        address: str,
+        client: httpx2.AsyncClient,
+        otherwise: Way,
+        usual_schema: int = SCHEMAS.newest,
+        *,
+        encrypted: bool = False,
     ) -> None:
         """`otherwise`: connection for inexpressible requests. `usual_schema`: the endpoint's schema version for callers
-        that send none."""
-        self._base = f"http://{address}"
+        that send none. `encrypted`: the endpoint uses TLS."""
+        self._base = f"{'https' if encrypted else 'http'}://{address}"
         self._client = client
         self._otherwise = otherwise
         self._usual_schema = usual_schema

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from libs.eventlog.codes import Codes
 from libs.eventlog.port import EventLog
 from libs.proving.history.consistency import LogEvent, Served
 from libs.proving.history.history import Call, read_history
@@ -59,10 +60,17 @@ class Evidence:
 
 
 async def gather(
-    calls: Sequence[Call], readers: Sequence[Reader], log: EventLog, before: Sequence[Held] = ()
+    calls: Sequence[Call],
+    readers: Sequence[Reader],
+    log: EventLog,
+    before: Sequence[Held] = (),
+    codes: Codes | None = None,
 ) -> Evidence:
-    """Read everything; the system must be quiet. Raises grpc.aio.AioRpcError, LogUnavailable, TrialFailed."""
-    events = await read_log(log)
+    """Read everything; the system must be quiet. Events without a right one of the ``codes`` are no evidence.
+
+    Raises grpc.aio.AioRpcError, LogUnavailable, TrialFailed.
+    """
+    events = await read_log(log, codes)
     stores = [
         StoreContent(
             reader.access.store, tuple(await reader.export()), await reader.digests(), await reader.bucket_owners()

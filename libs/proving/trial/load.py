@@ -9,9 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx2
-
 from libs.proving.history.history import Call, HistoryWriter, read_history
+from libs.proving.trial.access import OPEN, Access, Bearing
 from libs.proving.trial.client import Client, Manner
 from libs.proving.trial.doors import McpWay, RestWay, Way
 from libs.proving.trial.requests import COLLECTION, Mix, Names
@@ -65,6 +64,8 @@ class Load:
     directory: Path
     http: Sequence[str] = ()
     """HTTP addresses of the routers."""
+    access: Sequence[Access] = (OPEN,)
+    """Of the first client, the second one and so on, in turn."""
     stats: Stats = field(default_factory=Stats)
     started: float = 0.0
     ended: float = 0.0
@@ -117,11 +118,18 @@ class Load:
         interval = plan.clients / plan.calls_per_second if plan.calls_per_second else 0.0
         manner = Manner(plan.deadline_seconds, interval, plan.retry_seconds)
         for number in range(plan.clients):
-            channels: list[Way] = [await stack.enter_async_context(open_channel(address)) for address in self.routers]
+            access = self.access[number % len(self.access)]
+            channels: list[Way] = [
+                await stack.enter_async_context(open_channel(address, access.tls)) for address in self.routers
+            ]
             if (place := plan.clients - 1 - number) < plan.by_http:
                 kind = HTTP_WAYS[place % len(HTTP_WAYS)]
-                client = await stack.enter_async_context(httpx2.AsyncClient())
-                channels = [kind(http, client, way) for http, way in zip(self.http, channels, strict=True)]
+                client = await stack.enter_async_context(access.http_client())
+                encrypted = access.tls is not None
+                channels = [
+                    kind(http, client, way, encrypted=encrypted) for http, way in zip(self.http, channels, strict=True)
+                ]
+            channels = [Bearing(way, access.metadata) for way in channels] if access.token else channels
             # Clients begin at different routers.
             channels = channels[number % len(channels) :] + channels[: number % len(channels)]
             history = stack.enter_context(HistoryWriter(self.directory / f"client-{number:02}.jsonl", number))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from libs.eventlog.codes import Codes
 from libs.eventlog.port import EventLog, LogUnavailable
 from libs.ownership.wire import STORES
 from libs.pb.baton.record.v1 import record_pb2
@@ -24,6 +25,7 @@ from libs.proving.trial.errors import TrialFailed
 from libs.proving.trial.requests import value_of
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
+from libs.tls.process import ClientTls
 
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
@@ -41,12 +43,13 @@ class StoreAccess:
     store: str
     address: str
     token: str = ""
+    tls: ClientTls | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
     """One record as a store holds it. ``value``: the clients' value. ``content``: digest of the payload. ``written``:
-    version of the last write."""
+    version of the last write. ``account``: "" if the record has none."""
 
     name: str
     version: tuple[int, int]
@@ -55,6 +58,7 @@ class Held:
     live: bool
     value: str | None
     content: str
+    account: str = ""
 
     def row(self, store: str) -> Row:
         """The record as a row of the ledger. Its digest covers all fields that both stores must hold alike."""
@@ -106,21 +110,24 @@ async def open_readers(stores: Sequence[StoreAccess]) -> AsyncIterator[list[Read
     async with AsyncExitStack() as stack:
         readers = []
         for access in stores:
-            channel = await stack.enter_async_context(open_channel(access.address))
+            channel = await stack.enter_async_context(open_channel(access.address, access.tls))
             readers.append(Reader(access, ReplicationServiceStub(channel.grpc)))
         yield readers
 
 
 def held_of(record: record_pb2.Record) -> Held:
     """The part of a record that the checks need."""
+    # Both schema versions have these fields under the same numbers.
+    sandbox = Sandbox.FromString(record.payload)
     return Held(
         name=record.key,
         version=(record.version.term, record.version.revision),
         written=(record.write_version.term, record.write_version.revision),
         owner=STORES[record.owner].value,
         live=record.live,
-        value=_value(record),
+        value=value_of(sandbox) if record.payload else None,
         content=blake2b(record.payload, digest_size=16).hexdigest(),
+        account=sandbox.account,
     )
 
 
@@ -137,8 +144,11 @@ def _value(record: record_pb2.Record) -> str | None:
     return value_of(Sandbox.FromString(record.payload)) if record.payload else None
 
 
-async def read_log(log: EventLog) -> list[LogEvent]:
-    """All record events in the log. Raises LogUnavailable, and TrialFailed for malformed ones."""
+async def read_log(log: EventLog, codes: Codes | None = None) -> list[LogEvent]:
+    """All record events in the log; with `codes`, those that have a right one.
+
+    Raises LogUnavailable, and TrialFailed for malformed events.
+    """
     ends = {part: (oldest, end) for part, (oldest, end) in (await log.ends()).items() if end > oldest}
     events: list[LogEvent] = []
     if not ends:
@@ -152,7 +162,7 @@ async def read_log(log: EventLog) -> list[LogEvent]:
             for one in stored:
                 positions[one.partition] = one.offset + 1
                 # A heartbeat has no key and no content.
-                if one.event.key:
+                if one.event.key and (codes is None or not codes.why_wrong(one.event)):
                     events.append(_parsed(one.event.value, f"partition {one.partition} offset {one.offset}"))
     return events
 

@@ -16,10 +16,12 @@ import grpc
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.pb.baton.control.v1.events_pb2 import DropParkedRequest
 from libs.proving.trial.errors import TrialFailed
 from libs.rpc.auth import operator_metadata
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import reason_of
+from libs.tls.process import ClientTls
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceAsyncStub
@@ -96,10 +98,12 @@ class Walk:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, controls: Sequence[str], actor: str, token: str = "") -> AsyncIterator[Self]:
+    async def open(
+        cls, controls: Sequence[str], actor: str, token: str = "", tls: ClientTls | None = None
+    ) -> AsyncIterator[Self]:
         """``controls``: addresses of the routers' control listeners."""
         async with AsyncExitStack() as stack:
-            channels = [await stack.enter_async_context(open_channel(address)) for address in controls]
+            channels = [await stack.enter_async_context(open_channel(address, tls)) for address in controls]
             yield cls([ControlServiceStub(channel.grpc) for channel in channels], actor, token)
 
     async def status(self) -> pb.GetStatusResponse:
@@ -161,6 +165,22 @@ class Walk:
     async def set_limits(self, limits: Mapping[str, float], reason: str) -> None:
         """Set limits of gates and of automatic rollback at all routers."""
         await self._ask("SetLimits", pb.SetLimitsRequest(actor=self.actor, reason=reason, set=limits))
+
+    async def events_refused(self) -> None:
+        """Wait until both stores have refused an event without a right code."""
+
+        async def refused() -> bool:
+            return all(store.unauthenticated for store in (await self.status()).stores)
+
+        await self._until(refused, lambda: "both stores refuse an event without a right code")
+
+    async def drop_refused(self, reason: str) -> int:
+        """Drop the events that the stores have refused. Returns how many."""
+        dropped = 0
+        for store in (await self.status()).stores:
+            request = DropParkedRequest(actor=self.actor, reason=reason, store=store.store, unauthenticated=True)
+            dropped += (await self._ask("DropParked", request)).count
+        return dropped
 
     async def shadow(self, percent: float) -> None:
         """Compare this share of the reads with the other store."""

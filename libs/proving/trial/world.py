@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,14 +25,17 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from libs.eventlog.address import LogAddress
+from libs.eventlog.security import KafkaSecurity
 from libs.proving.servers.locate import PROJECT_ROOT
 from libs.proving.servers.ports import free_port
 from libs.proving.servers.process import Command, ServerProcess
 from libs.proving.servers.stack import Stack
 from libs.proving.trial.errors import TrialFailed
+from libs.proving.trial.secured import USER, Secured
 from libs.proving.trial.stores import StoreAccess
 from libs.proving.trial.tasks import first_failure
 from libs.rpc.channel import open_channel
+from libs.tls.process import ClientTls
 
 READY_SECONDS = 40.0
 WATCH_SECONDS = 0.2
@@ -54,6 +57,8 @@ class Size:
     """Settings of the first router, the second one and so on; routers beyond them have the default settings."""
     http: bool = False
     """Serve clients over HTTP too."""
+    secure: bool = False
+    """TLS on every leg, tokens, signed events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class World:
     kind: str
     """"embedded" or "real"."""
     old_database: Path | None = None
+    secured: Secured | None = None
+    """Its files, if the system is secure."""
     _wanted: set[str] = field(default_factory=set)
     """Names of the processes that should be running."""
 
@@ -104,28 +111,61 @@ class World:
         return cls._make(directory, servers, size or Size(), "embedded", old_database)
 
     @classmethod
-    def real(cls, directory: Path, stack: Stack, old_database: Path | None = None, size: Size | None = None) -> Self:
+    def real(
+        cls,
+        directory: Path,
+        stack: Stack,
+        old_database: Path | None = None,
+        size: Size | None = None,
+        secured: Secured | None = None,
+    ) -> Self:
         """Kafka, PostgreSQL and Redis, each with a topic or database of this world's own. The control store is a file,
-        apart from B's server. Blocks while the database is created."""
+        apart from B's server. Blocks while the database is created.
+
+        ``secured``: whose secrets the servers were started with, if ``size`` is secure.
+        """
         directory = directory.resolve()
         suffix = secrets.token_hex(4)
-        topic = f"kafka://{stack.kafka.bootstrap}/trial.{suffix}"
+        topic, database = f"trial.{suffix}", f"trial_{suffix}"
+        log = LogAddress(
+            f"kafka://{stack.kafka.bootstrap}/{topic}", create=True, replication_factor=1, min_insync_replicas=1
+        )
         servers = Servers(
-            event_log=LogAddress(topic, create=True, replication_factor=1, min_insync_replicas=1),
+            event_log=log,
             control_store=f"sqlite:///{directory / 'control.db'}",
-            new_database=stack.postgres.create_database(f"trial_{suffix}"),
+            new_database=stack.postgres.create_database(database),
             redis=stack.redis.url,
         )
-        return cls._make(directory, servers, size or Size(), "real", old_database)
+        if secured is not None and stack.encrypted is not None:
+            servers = Servers(
+                event_log=replace(
+                    log, url=f"kafka://127.0.0.1:{stack.encrypted.sasl_port}/{topic}", security=secured.kafka()
+                ),
+                control_store=servers.control_store,
+                new_database=f"postgresql://{USER}:{secured.password}@127.0.0.1:{stack.postgres.port}/{database}"
+                f"?sslmode=verify-full&sslrootcert={secured.authority.file}",
+                redis=f"rediss://{USER}@127.0.0.1:{stack.redis.tls_port}/0",
+            )
+        return cls._make(directory, servers, size or Size(), "real", old_database, secured)
 
     @classmethod
-    def _make(cls, directory: Path, servers: Servers, size: Size, kind: str, old_database: Path | None) -> Self:
+    def _make(
+        cls,
+        directory: Path,
+        servers: Servers,
+        size: Size,
+        kind: str,
+        old_database: Path | None,
+        secured: Secured | None = None,
+    ) -> Self:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         token = secrets.token_hex(16)
         token_file = directory / "token"
         token_file.touch(mode=0o600)
         token_file.write_text(token + "\n")
-        return cls(directory, servers, _nodes(directory, servers, size), token, kind, old_database)
+        if size.secure and secured is None:
+            secured = Secured.make(directory / "secured")
+        return cls(directory, servers, _nodes(directory, servers, size, secured), token, kind, old_database, secured)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -150,16 +190,22 @@ class World:
     def stores(self) -> list[StoreAccess]:
         """A, and the first of B's processes."""
         return [
-            StoreAccess("A", self.nodes["a"].private, self.token),
-            StoreAccess("B", self.nodes["b-1"].private, self.token),
+            StoreAccess("A", self.nodes["a"].private, self.token, self.operator_tls),
+            StoreAccess("B", self.nodes["b-1"].private, self.token, self.operator_tls),
         ]
+
+    @property
+    def operator_tls(self) -> ClientTls | None:
+        """For calls to internal and control listeners."""
+        return None if self.secured is None else self.secured.operator()
 
     @property
     def store_processes(self) -> list[StoreAccess]:
         """A, and each of B's processes."""
         kinds = {"a": "A", "b": "B"}
         found = {name: kinds.get(name.partition("-")[0]) for name in self.nodes}
-        return [StoreAccess(store, self.nodes[name].private, self.token) for name, store in found.items() if store]
+        tls = self.operator_tls
+        return [StoreAccess(store, self.nodes[name].private, self.token, tls) for name, store in found.items() if store]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
@@ -197,7 +243,8 @@ class World:
         """Wait until a process reports that it serves. Raises ServerFailed with the end of its log."""
         node = self.nodes[name]
         deadline = time.monotonic() + timeout_seconds
-        async with open_channel(node.public) as channel:
+        tls = None if self.secured is None else self.secured.client("health", ()).tls
+        async with open_channel(node.public, tls) as channel:
             stub = health_pb2_grpc.HealthStub(channel.grpc)
             while not await _serves(stub):
                 if not node.process.running:
@@ -259,7 +306,7 @@ class World:
         init.wait_for_exit(_INIT_SECONDS)
 
 
-def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
+def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | None) -> dict[str, Node]:
     names = ["a", *(f"b-{n + 1}" for n in range(size.new)), *(f"router-{n + 1}" for n in range(size.routers))]
     places = {name: (f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}") for name in names}
     routers_by_name = [name for name in names if name.startswith("router")]
@@ -273,6 +320,7 @@ def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
         "event_log_replication_factor": str(log.replication_factor),
         "event_log_min_insync_replicas": str(log.min_insync_replicas),
         "token_file": str(directory / "token"),
+        **_security(log.security),
     }
     kinds: dict[str, tuple[str, str, Callable[[str], dict[str, str]]]] = {
         "a": (
@@ -286,6 +334,7 @@ def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
             lambda _: {
                 "database": servers.new_database,
                 "redis": servers.redis,
+                **_redis(servers.redis, secured),
                 "router": routers[0],
                 "other": places["a"][1],
             },
@@ -306,7 +355,7 @@ def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
     nodes = {}
     for name, (public, private) in places.items():
         service, prefix, own = kinds[name.partition("-")[0]]
-        settings = {**shared, **own(name), "public": public}
+        settings = {**shared, **own(name), **(secured.settings(name) if secured else {}), "public": public}
         settings["control" if service == "router" else "internal"] = private
         settings["http"] = http = f"127.0.0.1:{free_port()}" if size.http else ""
         command = Command(
@@ -318,6 +367,24 @@ def _nodes(directory: Path, servers: Servers, size: Size) -> dict[str, Node]:
         )
         nodes[name] = Node(name, public, private, ServerProcess(command), http)
     return nodes
+
+
+def _security(security: KafkaSecurity) -> dict[str, str]:
+    if security.password_file is None:
+        return {}
+    return {
+        "event_log_security": security.protocol,
+        "event_log_sasl_mechanism": security.mechanism,
+        "event_log_user": security.user,
+        "event_log_password_file": str(security.password_file),
+        "event_log_ca": str(security.ca),
+    }
+
+
+def _redis(url: str, secured: Secured | None) -> dict[str, str]:
+    if secured is None or not url:
+        return {}
+    return {"redis_password_file": str(secured.password_file), "redis_ca": str(secured.authority.file)}
 
 
 def _environment(prefix: str, settings: Mapping[str, str]) -> dict[str, str]:

@@ -29,6 +29,9 @@ def demo(
     seconds: Annotated[float, typer.Option(min=5, max=3600, help="Approximate duration of the load.")] = 60.0,
     clients: Annotated[int, typer.Option(min=1, max=64, help="Number of clients that make the load.")] = 6,
     rate: Annotated[float, typer.Option(min=10, max=10_000, help="Calls per second of all clients.")] = 200.0,
+    secure: Annotated[
+        bool, typer.Option("--secure", help="With TLS on every leg, tokens, accounts and signed events.")
+    ] = False,
     hold: Annotated[bool, typer.Option("--hold", help="At the end keep everything running until Ctrl-C.")] = False,
     keep: Annotated[
         Path | None, typer.Option(help="New directory for databases, logs and evidence; it is not removed.")
@@ -38,6 +41,7 @@ def demo(
 
     \b
     Starts A with a copy of an old database, B and a router, and stops them.
+    With --secure, strangers try to get in all the time, and must not.
     Writes build/demo/report.json. Exits with 1 if a write was lost or done
     twice, a read was stale, records differ, or a step failed; then it keeps
     the evidence.
@@ -49,7 +53,7 @@ def demo(
     from services.router.cli.demo.run import DemoPlan
 
     try:
-        code = _run(DemoPlan(stack, seconds, clients, rate, keep or WORK, hold, keep is not None, options.json))
+        code = _run(DemoPlan(stack, seconds, clients, rate, keep or WORK, hold, keep is not None, options.json, secure))
     except KeyboardInterrupt:
         typer.echo("baton: interrupted; all processes are stopped", err=True)
         code = INTERRUPTED

@@ -48,6 +48,8 @@ class Facts:
     """Their reasons in the journal."""
     blocked: str = ""
     handoffs: int = 0
+    strangers: int | None = None
+    """Calls of strangers, each of which was refused; None in a demo that is not secure."""
     failure: str = ""
     evidence: str = ""
     """The directory of histories, exports and logs; "" if it was removed."""
@@ -88,6 +90,7 @@ class DemoReport:
             "verdict": self.verdict,
             "ok": self.ok,
             "stack": facts.stack,
+            "secure": facts.strangers is not None,
             "clients": facts.clients,
             "seconds": round(facts.seconds, 1),
             "requests": stats.requests,
@@ -105,6 +108,7 @@ class DemoReport:
             "errors": dict(stats.errors),
             "refused": dict(stats.refused),
             "handoffs": facts.handoffs,
+            **({} if facts.strangers is None else {"strangers_refused": facts.strangers}),
             "kills": [
                 {"process": kill.process, "signal": "SIGKILL", "seconds": round(kill.seconds, 1)}
                 for kill in facts.kills
@@ -168,6 +172,7 @@ def _figures(found: dict[str, Any]) -> str:
         f"{found['unknown_outcomes']} writes of unknown outcome",
         f"{found['handoffs']} handoffs, {len(found['kills'])} kill",
         f"{len(found['overrides'])} overrides in the journal",
+        *([f"{found['strangers_refused']} calls of strangers refused"] if found["secure"] else []),
         *(
             f"rolled back by itself {back['held_seconds']} s after {back['fault']}, reads right after"
             f" {back['reads_seconds']} s, all records home {back['home_seconds']} s after it was over"

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
@@ -21,14 +21,18 @@ from libs.proving.servers.stack import running_stack
 from libs.proving.trial.errors import TrialFailed
 from libs.proving.trial.evidence import gather
 from libs.proving.trial.load import Load, LoadPlan
+from libs.proving.trial.requests import ACCOUNT
+from libs.proving.trial.secured import Secured
 from libs.proving.trial.stores import Held, Reader, open_readers, wait_until_quiet
 from libs.proving.trial.tasks import beside
 from libs.proving.trial.verdict import Result, judge
 from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
+from libs.tls.making import OWNER_ONLY, write
 from services.router.cli.demo.report import DemoReport, Facts
 from services.router.cli.demo.screen import Meter, Screen
 from services.router.cli.demo.script import ACTOR, ROLLBACK_CALLS, ROLLBACK_SECONDS, Story, journaled_overrides
+from services.router.cli.demo.strangers import Strangers
 
 OLD_DATABASE = Path(__file__).parent / "old_simple_mcp.db"
 OLD_HOT_NAMES = 8
@@ -67,6 +71,8 @@ class DemoPlan:
     """Keep everything running at the end, until interrupted."""
     keep: bool
     json: bool = False
+    secure: bool = False
+    """With TLS, tokens and signed events, and with strangers."""
 
 
 @dataclass(slots=True)
@@ -79,6 +85,7 @@ class _Run:
     load: Load | None = None
     walk: Walk | None = None
     story: Story | None = None
+    strangers: Strangers | None = None
     overrides: Sequence[str] = ()
     handoffs: int = 0
     result: Result | None = None
@@ -96,6 +103,7 @@ class _Run:
             overrides=self.overrides,
             blocked=self.story.blocked if self.story is not None else "",
             handoffs=self.handoffs,
+            strangers=None if self.strangers is None else self.strangers.refused.total(),
             failure=self.failure,
             evidence=str(self.plan.directory) if kept else "",
         )
@@ -127,42 +135,68 @@ def _make_room(plan: DemoPlan) -> None:
 async def _world(plan: DemoPlan, screen: Screen) -> AsyncIterator[World]:
     """Start all servers; stop them at the end."""
     with ExitStack() as resources:
+        size = replace(SIZE, secure=plan.secure)
         if plan.stack == "real":
             screen.begin_step("starting Kafka, PostgreSQL and Redis")
-            stack = await asyncio.to_thread(resources.enter_context, running_stack())
-            world = await asyncio.to_thread(World.real, plan.directory, stack, OLD_DATABASE, SIZE)
+            secured = Secured.make(plan.directory.resolve() / "secured") if plan.secure else None
+            servers = running_stack(secured.servers if secured is not None else None)
+            stack = await asyncio.to_thread(resources.enter_context, servers)
+            world = await asyncio.to_thread(World.real, plan.directory, stack, OLD_DATABASE, size, secured)
         else:
-            world = World.embedded(plan.directory, OLD_DATABASE, SIZE)
+            world = World.embedded(plan.directory, OLD_DATABASE, size)
         screen.begin_step("starting A with a copy of the old database, B and the router")
         async with world.running():
             yield world
 
 
 async def _in_world(run: _Run, world: World) -> None:
-    plan = run.plan
-    async with open_readers(world.stores) as readers, Walk.open(world.controls, ACTOR, world.token) as walk:
+    async with (
+        open_readers(world.stores) as readers,
+        Walk.open(world.controls, ACTOR, world.token, world.operator_tls) as walk,
+    ):
         run.walk = walk
         before = await readers[0].export()
         run.screen.tell(f"  A has taken over {len(before)} records of the old database")
-        http = world.http_routers[0]
-        run.screen.tell(f"  try it while it runs: curl http://{http}/v1/sandboxes?pageSize=3, or open http://{http}/")
-        old_names = tuple(held.name for held in before if held.live)[:OLD_HOT_NAMES]
-        load_plan = LoadPlan(
-            clients=plan.clients,
-            calls_per_second=plan.calls_per_second,
-            old_names=old_names,
-            retry_seconds=RETRY_SECONDS,
-            by_http=plan.clients // HTTP_SHARE,
-        )
-        load = run.load = Load(load_plan, world.routers, plan.directory / "evidence", world.http_routers)
-        run.story = Story(world, walk, load, run.screen, plan.seconds)
+        old = [held for held in before if held.live and held.account][:OLD_HOT_NAMES]
+        load = run.load = _load(run.plan, world, old)
+        run.screen.tell(_invitation(world, load))
+        strangers = run.strangers = Strangers(world, world.secured, old[0].name) if world.secured else None
+        run.story = Story(world, walk, load, run.screen, run.plan.seconds, strangers)
         async with beside(world.watch()):
-            async with load.running(), beside(run.screen.follow(walk, Meter(load))):
+            tries = () if strangers is None else (strangers.run(),)
+            async with beside(*tries), load.running(), beside(run.screen.follow(walk, Meter(load))):
                 await run.story.play()
             await _judge(run, world, readers, before)
-            if plan.hold:
+            if strangers is not None:
+                strangers.check()
+            if run.plan.hold:
                 run.screen.tell("  everything keeps running until you press Ctrl-C")
                 await stop_signal().wait()
+
+
+def _load(plan: DemoPlan, world: World, old: Sequence[Held]) -> Load:
+    load_plan = LoadPlan(
+        clients=plan.clients,
+        calls_per_second=plan.calls_per_second,
+        old_names=tuple(held.name for held in old),
+        retry_seconds=RETRY_SECONDS,
+        by_http=plan.clients // HTTP_SHARE,
+    )
+    load = Load(load_plan, world.routers, plan.directory / "evidence", world.http_routers)
+    if world.secured is not None:
+        accounts = sorted({ACCOUNT, *(held.account for held in old)})
+        load.access = [world.secured.client(f"client-{number}", accounts) for number in range(plan.clients)]
+    return load
+
+
+def _invitation(world: World, load: Load) -> str:
+    http = world.http_routers[0]
+    if world.secured is None:
+        return f"  try it while it runs: curl http://{http}/v1/sandboxes?pageSize=3, or open http://{http}/"
+    token = world.secured.directory / "client-token"
+    write(token, load.access[0].token.encode(), OWNER_ONLY)
+    shown = f'--cacert {world.secured.authority.file} -H "Authorization: Bearer $(cat {token})"'
+    return f"  try it while it runs: curl {shown} https://{http}/v1/sandboxes?pageSize=3"
 
 
 async def _judge(run: _Run, world: World, readers: Sequence[Reader], before: Sequence[Held]) -> None:
@@ -176,6 +210,7 @@ async def _judge(run: _Run, world: World, readers: Sequence[Reader], before: Seq
         raise TrialFailed(f"{run.walk.overrides} overrides were made, {len(run.overrides)} are in the journal")
     async with open_event_log(world.servers.event_log) as log:
         await wait_until_quiet(readers, log, QUIET_SECONDS)
-        evidence = await gather(run.load.calls(), readers, log, before)
+        codes = None if world.secured is None else world.secured.codes(log.name)
+        evidence = await gather(run.load.calls(), readers, log, before, codes)
     await asyncio.to_thread(evidence.save, run.load.directory)
     run.result = await asyncio.to_thread(judge, evidence)

@@ -19,6 +19,7 @@ from libs.proving.trial.load import Load
 from libs.proving.trial.walk import POLL_SECONDS, GatesBlock, Move, Walk
 from libs.proving.trial.world import World
 from services.router.cli.demo.screen import Screen
+from services.router.cli.demo.strangers import Strangers
 from services.router.core.audit import AuditReport
 
 ACTOR = "demo"
@@ -76,6 +77,8 @@ class Story:
     load: Load
     screen: Screen
     seconds: float
+    strangers: Strangers | None = None
+    """In a secure demo."""
     kills: list[Kill] = field(default_factory=list)
     rollbacks: list[Rollback] = field(default_factory=list)
     blocked: str = ""
@@ -118,6 +121,8 @@ class Story:
             ("a rollback is rehearsed on live buckets: baton rehearse", self._rehearse),
             ("DUAL_READ -> CUTOVER: B serves all calls, A is a hot standby", self._forward),
         ]
+        if self.strangers is not None:
+            there += [("a stranger writes events to the log: both stores must refuse them", self._forge)]
         fault: list[tuple[str, Act]] = [
             (
                 f"fault injected: B hangs; the router must roll back automatically, here after {ROLLBACK_SECONDS} s",
@@ -185,6 +190,13 @@ class Story:
     async def _rehearse(self) -> None:
         result = await self.walk.rehearse(REHEARSED_BUCKETS)
         self.screen.tell(f"  {'passed' if result.passed else 'failed'}: {result.note}")
+
+    async def _forge(self) -> None:
+        assert self.strangers is not None
+        await self.strangers.forge()
+        await self.walk.events_refused()
+        dropped = await self.walk.drop_refused("demo: written by a stranger, on purpose")
+        self.screen.tell(f"  both stores refused them as UNAUTHENTICATED; {dropped} dropped, the journal keeps it")
 
     async def _override(self) -> None:
         reason = f"{ON_PURPOSE}: the stores were compared before the rollback, without a difference"
