@@ -237,7 +237,7 @@ class Calls:
         def decide(found: Found) -> Changed | Answered:
             nonlocal late, shown
             # The stored answer is gone: the current record stands for it.
-            known = done(found)
+            known = done(found, call)
             late = known is not None and known.answer is None
             try:
                 decided = decide_write(found, me, call, write.change)

@@ -7,9 +7,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
 
+from libs.ownership import model
 from libs.ownership.limits import MAX_PRINCIPAL_BYTES
 
-ANONYMOUS_SUBJECT = "anonymous"
+ANONYMOUS_SUBJECT = model.ANONYMOUS
 """Subject of a caller without an identity. It is reserved: every other subject has an issuer and a colon."""
 
 

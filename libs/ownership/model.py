@@ -37,6 +37,10 @@ class Version(NamedTuple):
         return f'"{self.term}-{self.revision}"'
 
 
+ANONYMOUS = "anonymous"
+"""Principal of requests that are served without regard to their callers, and subject of a caller without an
+identity."""
+
 NEVER = Version(0, 0)
 """Version of a record that was never written, lower than every other."""
 
@@ -96,12 +100,13 @@ class BucketOwner:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The state of one key at one moment: its row, the owner of its bucket, and the request if it was served."""
+    """The state of one key at one moment: its row, the owner of its bucket, and the served requests of one id."""
 
     key: str
     row: Row | None
     bucket_owner: BucketOwner
-    served: Served | None = None
+    served: tuple[Served, ...] = ()
+    """For a write: the served requests with its request_id, of every principal."""
 
     @property
     def owner(self) -> Store:
@@ -130,9 +135,22 @@ class Call:
 
     key: str
     principal: str
+    """Principal under which the request is stored once it is served."""
     request_id: str
     request_hash: bytes
     traceparent: str = ""
+    subject: str = ""
+    """Subject of the caller; "" if it is the principal."""
+
+    def is_of_caller(self, principal: str) -> bool:
+        """Whether an earlier attempt of this request may have been served under that principal.
+
+        A change of the callers' identities switches between `anonymous` and the subject, process by process, so an
+        attempt may be stored under either. An attempt with an identity may be repeated by a process that authenticates
+        nobody, which serves every caller everything in any case.
+        """
+        subject = self.subject or self.principal
+        return subject == ANONYMOUS or principal in (subject, self.principal, ANONYMOUS)
 
     def __post_init__(self) -> None:
         """Raises InvalidField if a field is empty or would not fit an event (see `limits`)."""

@@ -124,10 +124,30 @@ def read_as_owner(found: Found, me: Store) -> Row | None:
     return found.row
 
 
-def done(found: Found) -> Served | None:
-    """Return the served request if the row contains its effect, else None."""
-    served, row = found.served, found.row
-    return served if served is not None and row is not None and contains(row, served.version) else None
+def done(found: Found, call: Call) -> Served | None:
+    """Return the request as it was served to this caller if the row contains its effect, else None.
+
+    Attempts of one request may be stored under two principals (`Call.is_of_caller`). The one with the same content
+    counts, then the newest one.
+    """
+    row = found.row
+    if not found.served or row is None:
+        return None
+    of_caller = (one for one in found.served if call.is_of_caller(one.principal) and contains(row, one.version))
+    return max(of_caller, key=lambda one: (one.request_hash == call.request_hash, one.version), default=None)
+
+
+def replaced(found: Found, call: Call, served: Served) -> list[tuple[Served, Served | None]]:
+    """Return the entries to store for a request that was served, each with the one that it replaces.
+
+    An entry whose effect is not in the row is replaced under its own principal too. Otherwise it would count as done
+    once later changes have raised the row to its version.
+    """
+    known = [one for one in found.served if call.is_of_caller(one.principal)]
+    entries: list[tuple[Served, Served | None]] = [(replace(served, principal=one.principal), one) for one in known]
+    if all(one.principal != served.principal for one in known):
+        entries.append((served, None))
+    return entries
 
 
 def newest_of_each(learned: Iterable[tuple[str, Served]]) -> list[tuple[str, Served]]:
@@ -150,7 +170,7 @@ def decide_write(found: Found, me: Store, call: Call, change: Change, above: Ver
 
     Raises NotOwner, RequestIdReused, RecordTooLarge, RevisionExhausted, and the errors of the contract.
     """
-    served = done(found)
+    served = done(found, call)
     if served is not None:
         if served.request_hash != call.request_hash:
             raise RequestIdReused(request_id=call.request_id)

@@ -28,7 +28,7 @@ from libs.ownership.model import (
     Served,
     Store,
 )
-from libs.ownership.rules import decide_release, may_change
+from libs.ownership.rules import decide_release, may_change, replaced
 from libs.ownership.terms import adopted_bucket, declined_bucket
 from libs.ownership.wire import event_of
 from libs.store.limits import HELD_NOTHING
@@ -72,8 +72,9 @@ async def write(tx: Transaction, call: Call, decide: Decide) -> Changed | Answer
             raise full(depth)
         if await tx.put([Put(decided.row, found.row)], own=True):
             await refuse(tx, found)
-        if not await tx.serve(call.key, decided.served, found.served):
-            raise StartAgain
+        for served, known in replaced(found, call, decided.served):
+            if not await tx.serve(call.key, served, known):
+                raise StartAgain
         await tx.enqueue([entry])
     return decided
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from typing import Any
 
 from libs.clock import Clock
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
@@ -142,19 +143,16 @@ class Core:
         return self.book.job(connection, self.database.lost_commits)
 
     def find(self, connection: sqlite3.Connection, key: str, call: Call | None = None) -> Found:
-        """Return row, bucket owner and, for a call, its served request, read in one statement."""
+        """Return row, bucket owner and, for a call, the served requests of its id, read in one statement."""
         bucket = bucket_of(key)
         if call is None:
-            values = connection.execute(self.statements.read, (key, bucket)).fetchone()
-        else:
-            parameters = (key, bucket, call.principal, call.request_id)
-            values = connection.execute(self.statements.find, parameters).fetchone()
-        served = None
-        if call is not None and values[ROW_COLUMNS + 4] is not None:
-            request_hash, term, revision, answer = values[ROW_COLUMNS + 4 : ROW_COLUMNS + 8]
-            served = Served(call.principal, call.request_id, request_hash, Version(term, revision), answer)
+            return found_from(key, connection.execute(self.statements.read, (key, bucket)).fetchone())
+        # One line for each served request of the id; one line if there is none.
+        lines = connection.execute(self.statements.find, (key, bucket, call.request_id)).fetchall()
+        values = lines[0]
+        served = () if values[_SERVED] is None else tuple(_served_of(call.request_id, line) for line in lines)
         found = found_from(key, values, served)
-        if call is None or found.row is None or not values[-1]:
+        if found.row is None or not values[-1]:
             return found
         return replace(found, row=replace(found.row, lease_seconds=values[-1]))
 
@@ -166,10 +164,19 @@ def with_old(found: Found, old: Mapping[str, Row]) -> Found:
     return replace(found, row=visible(old[found.key], found.bucket_owner))
 
 
-def found_from(key: str, values: Sequence[object], served: Served | None = None) -> Found:
+def found_from(key: str, values: Sequence[Any], served: tuple[Served, ...] = ()) -> Found:
     """Decode ROW and BUCKET."""
     bucket_owner: BucketOwner = bucket_owner_from(values[ROW_COLUMNS : ROW_COLUMNS + 4])
     return Found(key, visible(row_from(values[:ROW_COLUMNS]), bucket_owner), bucket_owner, served)
+
+
+_SERVED = ROW_COLUMNS + 4
+"""Index of the served request's principal in a line of `Statements.find`."""
+
+
+def _served_of(request_id: str, line: Sequence[Any]) -> Served:
+    principal, request_hash, term, revision, answer = line[_SERVED : _SERVED + 5]
+    return Served(principal, request_id, request_hash, Version(term, revision), answer)
 
 
 _WINDOW = (

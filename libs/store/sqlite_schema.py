@@ -89,6 +89,12 @@ CODE_TABLES = (
 )
 """Parked events without a right code, and the offsets from which on events need one."""
 
+SERVED_BY_ID = (
+    "DROP INDEX served_request",
+    "CREATE UNIQUE INDEX served_request ON served (key, request_id, principal)",
+)
+"""A request is looked up under every principal."""
+
 PROGRESS_MARK = ("ALTER TABLE progress ADD COLUMN mark TEXT NOT NULL DEFAULT ''",)
 """Mark of the last event that was read of a partition."""
 
@@ -250,12 +256,12 @@ class Statements:
 
         # Key, bucket.
         self.read = f"SELECT {ROW}, {BUCKET} FROM bucket b LEFT JOIN {table} r ON r.key = ?1 WHERE b.bucket = ?2"
-        # Key, bucket, principal, request id.
+        # Key, bucket, request id.
         self.find = (
-            f"SELECT {ROW}, {BUCKET}, s.request_hash, s.term, s.revision, s.answer,"
+            f"SELECT {ROW}, {BUCKET}, s.principal, s.request_hash, s.term, s.revision, s.answer,"
             " iif(r.lease <> '', (SELECT seconds FROM tick) - r.lease_tick, 0.0)"
             f" FROM bucket b LEFT JOIN {table} r ON r.key = ?1"
-            " LEFT JOIN served s ON s.key = ?1 AND s.principal = ?3 AND s.request_id = ?4 WHERE b.bucket = ?2"
+            " LEFT JOIN served s ON s.key = ?1 AND s.request_id = ?3 WHERE b.bucket = ?2"
         )
         # By `own` (see `Transaction.put`). The change is refused if the statement changes no row.
         self.insert = {

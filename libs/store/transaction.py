@@ -87,7 +87,8 @@ class Transaction(Protocol):
     # Records.
 
     async def find(self, call: Call) -> Found:
-        """Return the call's record and its served request. Takes no lock, because `put` and `serve` are conditional."""
+        """Return the call's record and the served requests with its request_id, of every principal, from one snapshot.
+        Takes no lock, because `put` and `serve` are conditional."""
         ...
 
     async def found(self, keys: Sequence[str], *, create: bool, wait: bool) -> Mapping[str, Found]:

@@ -210,7 +210,7 @@ class Procedures:
         self.wrong_answer = cache(self._wrong_answer)
 
     def _found(self, disk: Disk, request: str = "") -> Found:
-        served = next((one for one in disk.served if one.request_id == request), None)
+        served = newest(one for one in disk.served if one.request_id == request)
         return Found(KEY, self.by.visible(disk.row, disk.bucket), disk.bucket, served)
 
     def _accepts(self, disk: Disk) -> bool:

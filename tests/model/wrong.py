@@ -30,12 +30,13 @@ def _write_if_absent(found: Found, me: Store, call: Call, change: rules.Change) 
 
 
 def _write_not_looked_up(found: Found, me: Store, call: Call, change: rules.Change) -> Changed | Answered:
-    return rules.decide_write(replace(found, served=None), me, call, change)
+    return rules.decide_write(replace(found, served=()), me, call, change)
 
 
 def _write_known_is_done(found: Found, me: Store, call: Call, change: rules.Change) -> Changed | Answered:
-    if found.served is not None and found.served.request_hash == call.request_hash:
-        return Answered(found.served.answer or b"", found.served.version)
+    for served in found.served:
+        if served.request_hash == call.request_hash:
+            return Answered(served.answer or b"", served.version)
     return rules.decide_write(found, me, call, change)
 
 

@@ -127,18 +127,18 @@ def test_a_change_adds_one_and_a_new_record_begins_in_its_buckets_term(found: Fo
             id="the bases of seizures stay",
         ),
         pytest.param(
-            replace(HERE, served=served()), Answered(b"then", Version(0, 2)), id="served, answer kept: that answer"
+            replace(HERE, served=(served(),)), Answered(b"then", Version(0, 2)), id="served, answer kept: that answer"
         ),
         pytest.param(
-            replace(ELSEWHERE, served=served()),
+            replace(ELSEWHERE, served=(served(),)),
             Answered(b"then", Version(0, 2)),
             id="served, answer kept, owned elsewhere by now: that answer all the same",
         ),
         pytest.param(
-            replace(HERE, served=served(answer=b"")), Answered(b"", Version(0, 2)), id="an empty answer is an answer"
+            replace(HERE, served=(served(answer=b""),)), Answered(b"", Version(0, 2)), id="an empty answer is an answer"
         ),
         pytest.param(
-            replace(HERE, served=served(answer=None)),
+            replace(HERE, served=(served(answer=None),)),
             Answered(b"old", Version(0, 2)),
             id="served, answer not kept: the record as it is, with the version of then",
         ),
@@ -155,18 +155,18 @@ def test_what_a_write_does(found: Found, decided: Changed | Answered) -> None:
         pytest.param(ABSENT_ELSEWHERE, NotOwner, id="absent, bucket owner owned elsewhere"),
         pytest.param(replace(HERE, row=STUB), NotOwner, id="a stub given away"),
         pytest.param(
-            replace(ELSEWHERE, served=served(answer=None)),
+            replace(ELSEWHERE, served=(served(answer=None),)),
             NotOwner,
             id="answer not kept: only the owner knows",
         ),
         pytest.param(
-            replace(ABSENT_HERE, served=served(answer=None)),
+            replace(ABSENT_HERE, served=(served(answer=None),)),
             None,
             id="served, but no row: a new write",
         ),
-        pytest.param(replace(HERE, served=served(request_hash=b"other")), RequestIdReused, id="another request"),
+        pytest.param(replace(HERE, served=(served(request_hash=b"other"),)), RequestIdReused, id="another request"),
         pytest.param(
-            replace(ELSEWHERE, served=served(request_hash=b"other")),
+            replace(ELSEWHERE, served=(served(request_hash=b"other"),)),
             RequestIdReused,
             id="another request, owned elsewhere",
         ),

@@ -20,6 +20,7 @@ from libs.store.sqlite_schema import (
     PARKED_MESSAGE,
     PROGRESS_MARK,
     PROTOCOL_COLUMNS,
+    SERVED_BY_ID,
     SHARED_TABLES,
     Layout,
     Value,
@@ -69,6 +70,7 @@ MIGRATIONS = (
     Migration(10, list_indexes("record", LAYOUT.filters)),
     Migration(11, ORDER_COLUMNS),
     Migration(12, CODE_TABLES),
+    Migration(13, SERVED_BY_ID),
 )
 
 

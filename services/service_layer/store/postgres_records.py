@@ -79,14 +79,14 @@ class PostgresRecords:
             found = await tx.find(call)
             decision = decide(found)
             if isinstance(decision, Changed):
-                if found.served is not None:
+                if found.served:
                     return None
                 await self._commit(tx, call, found, decision)
             return decision
 
         decision = await self._context.requests.run(work)
         if decision is None:
-            # The request has an entry whose effect is not in the row. Replacing the entry takes a transaction.
+            # Another attempt has an entry whose effect is not in the row. Replacing the entry takes a transaction.
             return await self._transactions.run(partial(engine.write, call=call, decide=decide))
         return decision
 

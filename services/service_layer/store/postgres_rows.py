@@ -77,11 +77,13 @@ def found_of(key: str, columns: Mapping[str, Any]) -> Found:
     return Found(key, visible(row_of(columns), bucket_owner), bucket_owner)
 
 
-def found_for_write(key: str, columns: Mapping[str, Any]) -> Found:
-    """Include the request if it was served, and the age of the row's lease if it has one."""
+def found_for_write(key: str, lines: Sequence[Mapping[str, Any]]) -> Found:
+    """Include the served requests, one in each line, and the age of the row's lease if it has one."""
+    columns = lines[0]
     row = row_of(columns, lease_seconds=(columns["lease_age"] or 0) / 1000)
     bucket_owner = bucket_owner_of(columns)
-    return Found(key, visible(row, bucket_owner), bucket_owner, served_of(columns))
+    served = tuple(one for line in lines if (one := served_of(line)) is not None)
+    return Found(key, visible(row, bucket_owner), bucket_owner, served)
 
 
 def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:

@@ -22,12 +22,12 @@ READ_MANY = (
     " JOIN bucket b ON b.bucket = n.bucket LEFT JOIN record r ON r.key = n.key ORDER BY n.ordinal"
 )
 
-# For a write, also the request if it was served, and the age of the lease. The read fences no writer; the condition in
-# UPDATE does.
+# For a write, also the age of the lease, and the served requests of its id: one line for each, of every principal. The
+# read fences no writer; the condition in UPDATE does.
 READ_FOR_WRITE = (
     f"SELECT {ROW}, {BUCKET_OWNER}, {SERVED}, CASE WHEN r.lease <> '' THEN {NOW} - r.lease_tick END AS lease_age"
     " FROM bucket b LEFT JOIN record r ON r.key = $1"
-    " LEFT JOIN served s ON s.key = $1 AND s.principal = $3 AND s.request_id = $4 WHERE b.bucket = $2"
+    " LEFT JOIN served s ON s.key = $1 AND s.request_id = $3 WHERE b.bucket = $2"
 )
 
 # An unchanged lease keeps the tick at which this store first saw it. A grant or a renewal sets the tick to now.

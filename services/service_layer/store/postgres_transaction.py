@@ -98,10 +98,8 @@ class PostgresTransaction:
             self.context.written.notify()
 
     async def find(self, call: Call) -> Found:
-        columns = await self.connection.fetchrow(
-            sql.READ_FOR_WRITE, call.key, bucket_of(call.key), call.principal, call.request_id
-        )
-        return found_for_write(call.key, columns)
+        lines = await self.connection.fetch(sql.READ_FOR_WRITE, call.key, bucket_of(call.key), call.request_id)
+        return found_for_write(call.key, lines)
 
     async def found(self, keys: Sequence[str], *, create: bool, wait: bool) -> Mapping[str, Found]:
         if create:

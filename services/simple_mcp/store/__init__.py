@@ -23,6 +23,7 @@ from libs.store.sqlite_schema import (
     CODE_TABLES,
     PARKED_MESSAGE,
     PROGRESS_MARK,
+    SERVED_BY_ID,
     bases_column,
     lease_columns,
     list_indexes,
@@ -54,6 +55,7 @@ MIGRATIONS = (
     Migration(10, list_indexes("sandboxes", LAYOUT.filters)),
     Migration(11, ORDER_COLUMNS),
     Migration(12, CODE_TABLES),
+    Migration(13, SERVED_BY_ID),
 )
 
 
