@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 from uuid import uuid4
 
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
+from libs.backend.served_as import ServedAs
 from libs.backend.serving import Serving
 from libs.backend.store_watches import StoreWatches
 from libs.backend.write_locks import WriteLocks
@@ -70,6 +71,8 @@ class Dependencies:
     """Schema version of callers at the public listener that send none."""
     clients: Clients | None = None
     """Callers of the public listener that use a deprecated interface."""
+    served_as: ServedAs = field(default_factory=ServedAs)
+    """For callers of the public listener."""
 
 
 class Calls:
@@ -136,7 +139,8 @@ class Calls:
         version = self._schemas.asked(found, deps.public_schema)
         if deps.clients is not None:
             await deps.clients.note(context, version)
-        return replace(read_caller(found, internal=False), logged=deps.public_logged, schema_version=version)
+        caller = read_caller(found, internal=False, serves_subjects=deps.served_as.subjects)
+        return replace(caller, logged=deps.public_logged, schema_version=version)
 
     def _metadata_for(self, caller: Caller, context: Context) -> tuple[tuple[str, str], ...]:
         """Metadata about a caller of this listener that the router would lack."""
@@ -230,7 +234,9 @@ class Calls:
 
     async def _write(self, write: Write, caller: Caller, context: Context) -> bytes:
         me = self._ports.store
-        call = Call(write.key, caller.principal, write.request_id, write.request_hash, caller.traceparent)
+        call = Call(
+            write.key, caller.principal, write.request_id, write.request_hash, caller.traceparent, caller.subject
+        )
         late = False
         shown: Version | None = None
 

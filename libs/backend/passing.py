@@ -21,6 +21,7 @@ _NOT_FROM_CLIENTS = frozenset(
         metadata.TOKEN,
         metadata.PRINCIPAL,
         metadata.PRINCIPAL_BIN,
+        metadata.SERVED_AS,
         metadata.REPLICA,
         metadata.REQUEST_ID,
         metadata.MADE_ID,

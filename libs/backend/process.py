@@ -184,6 +184,7 @@ async def open_backend(
             Gauges(lambda: ports.connections_in_use, lambda: locks.state.held),
             locks,
             public_auth=settings.public_auth or "",
+            public_auth_optional=settings.public_auth_optional,
         )
         replication = Replication(backend.operations, ports, feed, deps, facts)
         audit: list[TypedService] = []

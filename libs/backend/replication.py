@@ -91,6 +91,8 @@ class StoreFacts:
     """Id of the process, new with each start."""
     public_auth: str = ""
     """Setting public_auth; "" if it is not set."""
+    public_auth_optional: bool = False
+    """Callers without credentials are served as `anonymous`."""
 
 
 class FeedStopped(BatonError):
@@ -114,6 +116,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
         self._clock = deps.clock
         self._logged = deps.logged
         self._clients = deps.clients
+        self._served_as = deps.served_as
         self._facts = facts
         self._write_locks = WriteLocks(ports, deps.locks)
         self._comparison = Comparison(operations, ports)
@@ -125,6 +128,8 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         facts = self._facts
         now = self._clock.monotonic()
+        if request.HasField("serves_subjects"):
+            self._served_as.learn(subjects=request.serves_subjects)
         answer = pb.GetStatusResponse(
             clients=[
                 telemetry_pb2.Client(
@@ -142,6 +147,9 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
             backend=self._ports.backend,
             server_id=facts.server_id,
             public_auth=facts.public_auth,
+            public_auth_optional=facts.public_auth_optional,
+            process=facts.process,
+            serves_subjects=self._served_as.subjects,
             feed=pb.Feed(
                 last_event_age_seconds=self._feed.last_event_age_seconds,
                 trouble=self._feed.trouble,

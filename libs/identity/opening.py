@@ -9,6 +9,7 @@ from typing import Literal
 
 from libs.clock import Clock
 from libs.identity.none import NoAuthentication
+from libs.identity.optional import OptionalAuthentication
 from libs.identity.own import WithOwnCalls
 from libs.identity.port import Authenticator
 from libs.identity.settings import IdentitySettings, read_algorithms
@@ -59,6 +60,24 @@ async def open_identity(settings: IdentitySettings, clock: Clock, listener: List
     with KEYS_UNAVAILABLE until it answers.
 
     `listener`: for the names of settings in errors. `settings` has the values of that listener."""
+    kind = settings.public_auth
+    if settings.public_auth_optional:
+        return _optional(await _open_required(settings, clock), kind)
+    return await _open_required(settings, clock)
+
+
+def _optional(identity: Identity, kind: str | None) -> Identity:
+    """Raises WrongSetting."""
+    if identity.authenticator is None or kind == NONE:
+        raise WrongSetting(f"public_auth_optional: it is set, but public_auth = {kind or ''} authenticates no caller")
+    log.warning(
+        "public_auth_optional = true: every client that reaches a public listener without credentials may read and"
+        " change everything"
+    )
+    return replace(identity, authenticator=OptionalAuthentication(identity.authenticator))
+
+
+async def _open_required(settings: IdentitySettings, clock: Clock) -> Identity:
     kind = settings.public_auth
     if kind is None:
         return ANYBODY

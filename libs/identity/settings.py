@@ -32,6 +32,9 @@ class IdentitySettings(Settings):
     """How clients of the public listeners (gRPC and HTTP) are authenticated: `none`, `jwt` (tokens of an issuer),
     `mtls` (names of client certificates), `tokens` (a file of tokens). Empty: `none`, and the process refuses to listen
     beyond loopback."""
+    public_auth_optional: bool = False
+    """With `jwt`, `mtls` or `tokens`: callers without credentials are served as with `none`; wrong credentials are
+    refused. For the time in which clients begin to send credentials."""
     public_auth_file: Path | None = None
     """With `mtls` or `tokens`: TOML file with the names or tokens, their accounts and roles. It is read again when it
     changes."""

@@ -22,16 +22,13 @@ def make_id(request_id: str) -> str:
     return str(uuid5(_MADE_IDS, request_id.lower()))
 
 
-def served_as() -> str:
-    """Principal of the running call's served request: the subject of its caller."""
-    return current_principal().subject
-
-
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Identity, ids and options of a call. Ids are "" if the call has none."""
 
     principal: str = ANONYMOUS_SUBJECT
+    """Principal under which its request is stored once it is served."""
+    subject: str = ANONYMOUS_SUBJECT
     request_id: str = ""
     made_id: str = ""
     replica: bool = False
@@ -44,12 +41,13 @@ class Caller:
     """Schema version of the call, read by the contract's own metadata. 0: the newest."""
 
 
-def read_caller(found: Any, *, internal: bool) -> Caller:
+def read_caller(found: Any, *, internal: bool, serves_subjects: bool = False) -> Caller:
     """Read a call's metadata. Raises InvalidField.
 
-    Ids and replica reads are trusted on internal listeners only; a public listener uses just the trace. The principal
-    is that of the gate.
+    Ids and replica reads are trusted on internal listeners only; a public listener uses just the trace. The subject is
+    that of the gate. `serves_subjects`: serve a public listener's requests under subjects; routers decide for theirs.
     """
+    subject = current_principal().subject
     values: dict[str, str] = {}
     for name, value in found or ():
         if name in _NAMES and isinstance(value, str):
@@ -59,12 +57,13 @@ def read_caller(found: Any, *, internal: bool) -> Caller:
         # An unreadable trace is no reason to refuse a call.
         traceparent = ""
     if not internal:
-        return Caller(principal=served_as(), traceparent=traceparent)
+        return Caller(subject if serves_subjects else ANONYMOUS_SUBJECT, subject, traceparent=traceparent)
     made_id = values.get(metadata.MADE_ID, "")
     if len(made_id) > _MADE_ID_CHARACTERS:
         raise InvalidField(metadata.MADE_ID, made_id, f"at most {_MADE_ID_CHARACTERS} characters")
     return Caller(
-        principal=served_as(),
+        principal=subject if values.get(metadata.SERVED_AS) == metadata.SUBJECT else ANONYMOUS_SUBJECT,
+        subject=subject,
         request_id=values.get(metadata.REQUEST_ID, ""),
         made_id=made_id,
         replica=values.get(metadata.REPLICA) == "1",
@@ -78,6 +77,7 @@ _NAMES = frozenset(
     {
         metadata.REQUEST_ID,
         metadata.MADE_ID,
+        metadata.SERVED_AS,
         metadata.REPLICA,
         metadata.EXPLAIN,
         metadata.ACK,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from libs.pb.baton.record.v1.record_pb2 import STORE_A, STORE_B
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from services.router.control.info import ControlInfo
 from services.router.control.memory import MemoryControlStore
-from services.router.flows.steering.diagnose import Doctor, Finding, Level, file_system_of
+from services.router.flows.steering.diagnose import NO_CREDENTIALS, Credentials, Doctor, Finding, Level, file_system_of
 from services.router.flows.steering.observe import Observer, SettingCache
 from services.router.flows.stores import StoreView
 
@@ -52,13 +53,16 @@ class Ward:
         for status in (self.a, self.b):
             status.now_time.FromNanoseconds(int(self.clock.now() * 1e9))
         self.control = ControlInfo("postgresql", "db:5432/control", "8")
-        self.public_auth = ""
+        self.credentials = NO_CREDENTIALS
         self.control_auth = "jwt"
+        self.serves_subjects = False
 
     async def findings(self) -> dict[str, Finding]:
         control = Somewhere(self.control)
         cache = SettingCache(control, self.clock)
-        await cache.refresh()
+        before = await cache.refresh()
+        if self.serves_subjects:
+            await cache.take(replace(before, generation=before.generation + 1, serves_subjects=True))
         observer = Known(self.log, self.clock, {Store.A: self.a, Store.B: self.b})
         found = await Doctor(
             observer,
@@ -67,7 +71,7 @@ class Ward:
             2,
             {"stores": True},
             self.clock,
-            self.public_auth,
+            self.credentials,
             self.control_auth,
             event_keys=lambda: ["one"],
         ).diagnose()
@@ -202,7 +206,7 @@ async def test_a_lock_server_that_does_not_answer_is_warned_about(ward: Ward, br
 
 
 async def test_a_process_that_does_not_authenticate_its_clients_is_shown(ward: Ward) -> None:
-    ward.b.public_auth, ward.public_auth = "jwt", "none"
+    ward.b.public_auth, ward.credentials = "jwt", Credentials("none")
     subject, level, text = await ward.spoiled()
     assert (subject, level) == ("clients of this router", Level.WARN)
     assert "each may read and change everything" in text
@@ -213,3 +217,19 @@ async def test_a_process_that_does_not_authenticate_its_clients_is_shown(ward: W
         Level.PASS,
         Level.WARN,
     ]
+
+
+async def test_a_process_that_lets_clients_leave_out_credentials_is_shown(ward: Ward) -> None:
+    ward.a.public_auth, ward.a.public_auth_optional = "jwt", True
+    subject, level, text = await ward.spoiled()
+    assert (subject, level) == ("clients of store A", Level.WARN)
+    assert "public_auth_optional" in text
+
+
+async def test_callers_with_subjects_that_share_their_request_ids_are_shown(ward: Ward) -> None:
+    ward.credentials = Credentials("jwt")
+    assert (await ward.spoiled())[:2] == ("served requests", Level.WARN)
+    ward.serves_subjects = True
+    assert (await ward.findings())["served requests"].level is Level.PASS
+    ward.serves_subjects, ward.credentials = False, Credentials("jwt", optional=True)
+    assert "served requests" not in await ward.findings()

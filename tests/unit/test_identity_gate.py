@@ -60,7 +60,7 @@ def config(authenticator: Authenticator | None, limits: ServerLimits | None = No
 
 async def name(request: bytes, context: Context) -> bytes:
     started = asyncio.ensure_future(_subject())
-    return f"{read_caller((), internal=False).principal} {await started}".encode()
+    return f"{read_caller((), internal=False).subject} {await started}".encode()
 
 
 async def _subject() -> str:

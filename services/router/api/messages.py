@@ -51,6 +51,7 @@ def setting_to_pb(setting: Setting) -> pb.Setting:
         shadow_permille=setting.shadow_permille,
         shadow_same=setting.shadow_same,
         limits=dict(setting.limits),
+        serves_subjects=setting.serves_subjects,
     )
 
 

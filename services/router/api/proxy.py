@@ -123,6 +123,8 @@ class Proxy:
         if not method.is_read:
             request_id = _own_request_id(method, message) or str(uuid4())
             extra.append((metadata.REQUEST_ID, request_id))
+            if why.setting.serves_subjects:
+                extra.append((metadata.SERVED_AS, metadata.SUBJECT))
             if method.key.lacks_id(message):
                 made = make_id(request_id)
                 extra.append((metadata.MADE_ID, made))

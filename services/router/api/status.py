@@ -172,6 +172,7 @@ class StatusMethods:
             answer.unauthenticated = status.feed.unauthenticated_now
             answer.event_auth = status.feed.event_auth
             answer.public_auth = status.public_auth
+            answer.public_auth_optional = status.public_auth_optional
             answer.feed_read = status.feed.read
             answer.feed_applied = status.feed.applied
             answer.feed_old = status.feed.old

@@ -146,6 +146,7 @@ def setting_from_pb(message: pb.Setting) -> Setting:
         rehearsal=tuple(message.rehearsal),
         flags=tuple(sorted(message.flags.items())),
         limits=tuple(sorted(message.limits.items())),
+        serves_subjects=message.serves_subjects,
     )
 
 

@@ -108,9 +108,12 @@ OWN_LINE = frozenset({"canary-auto", "rehearsal"})
 
 def open_line(view: View) -> list[tuple[str, str]]:
     """Processes that serve clients without authentication, by an explicit setting."""
-    names = [f"store {name}" for name, store in view["stores"].items() if store["public_auth"] == "none"]
-    names += ["this router"] if view["public_auth"] == "none" else []
-    return [("clients", f"not authenticated at {', '.join(names)} (public_auth = none)")] if names else []
+    processes = [(f"store {name}", store) for name, store in view["stores"].items()] + [("this router", view)]
+    names = [name for name, one in processes if one["public_auth"] == "none"]
+    optional = [name for name, one in processes if one["public_auth_optional"]]
+    found = [f"not authenticated at {', '.join(names)} (public_auth = none)"] if names else []
+    found += [f"credentials are optional at {', '.join(optional)} (public_auth_optional)"] if optional else []
+    return [("clients", "; ".join(found))] if found else []
 
 
 def _status_lines(view: View) -> list[tuple[str, str]]:

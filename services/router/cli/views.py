@@ -100,6 +100,7 @@ def setting_view(setting: Setting) -> View:
         "shadow_same": setting.shadow_same,
         "set_flags": dict(setting.flags),
         "limits": dict(setting.limits),
+        "serves_subjects": setting.serves_subjects,
     }
 
 

@@ -25,6 +25,7 @@ def setting_to_json(setting: Setting) -> str:
             "shadow_permille": setting.shadow_permille,
             "shadow_same": setting.shadow_same,
             "shadow_since": setting.shadow_since,
+            "serves_subjects": setting.serves_subjects,
         }
     )
 
@@ -42,6 +43,7 @@ def setting_from_json(text: str) -> Setting:
         shadow_permille=int(found.get("shadow_permille", 0)),
         shadow_same=bool(found.get("shadow_same", False)),
         shadow_since=int(found.get("shadow_since", 0)),
+        serves_subjects=bool(found.get("serves_subjects", False)),
     )
 
 

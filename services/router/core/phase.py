@@ -195,6 +195,8 @@ class Setting:
     """Reads are compared with a second answer of the same store, to count differences without a migration."""
     shadow_since: int = 0
     """Generation that set the comparison. Counts start again with it."""
+    serves_subjects: bool = False
+    """Requests are served under the subjects of their callers, not under `anonymous`."""
 
     @property
     def rule(self) -> PhaseRule:

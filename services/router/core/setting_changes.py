@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
+from libs.ownership.model import ANONYMOUS
 from libs.text import plain
 from services.router.core.phase import Setting
+
+T = TypeVar("T")
 
 
 def changes(before: Setting, after: Setting) -> list[str]:
@@ -20,15 +26,25 @@ def changes(before: Setting, after: Setting) -> list[str]:
     if before.rehearsal != after.rehearsal:
         buckets = ", ".join(map(str, after.rehearsal or before.rehearsal))
         found.append(f"rehearsal of buckets {buckets} {'begun' if after.rehearsal else 'ended'}")
-    old, new = dict(before.flags), dict(after.flags)
-    for name in sorted({*old, *new}):
-        if old.get(name) != new.get(name):
-            found.append(f"flag {name} = {_word(new.get(name))} (was {_word(old.get(name))})")
-    limits, limits_now = dict(before.limits), dict(after.limits)
-    for name in sorted({*limits, *limits_now}):
-        if limits.get(name) != limits_now.get(name):
-            found.append(f"limit {name} = {_number(limits_now.get(name))} (was {_number(limits.get(name))})")
+    if before.serves_subjects != after.serves_subjects:
+        found.append(f"requests served under {principals(before)} -> {principals(after)}")
+    found += [
+        f"flag {name} = {_word(new)} (was {_word(old)})" for name, old, new in _differing(before.flags, after.flags)
+    ]
+    limits = _differing(before.limits, after.limits)
+    found += [f"limit {name} = {_number(new)} (was {_number(old)})" for name, old, new in limits]
     return found
+
+
+def _differing(before: Iterable[tuple[str, T]], after: Iterable[tuple[str, T]]) -> list[tuple[str, T | None, T | None]]:
+    """Return name, old and new value of each difference, by name."""
+    old, new = dict(before), dict(after)
+    return [(name, old.get(name), new.get(name)) for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+
+
+def principals(setting: Setting) -> str:
+    """Return "subjects" or "anonymous"."""
+    return "subjects" if setting.serves_subjects else ANONYMOUS
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
     steering.direct_clients,
     steering.doctor,
     steering.flags,
+    steering.identity,
     steering.ledger,
     steering.limits,
     steering.metrics,

@@ -57,7 +57,12 @@ class Router:
         stores, control_store, contract = connections.stores, connections.control_store, connections.contract
         traffic, transfer = Traffic(), Transfer(stores)
         mover = Mover(stores, transfer, connections.cache, control_store, name, clock)
-        observer = Observer(stores, connections.event_log, clock)
+        observer = Observer(
+            stores,
+            connections.event_log,
+            clock,
+            serves_subjects=lambda: connections.cache.current.serves_subjects,
+        )
         flows = SharedFlows(
             settings=settings,
             name=name,

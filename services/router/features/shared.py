@@ -29,7 +29,7 @@ from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.measure import Measurement, Sources
 from services.router.flows.steering.migration import Migration
 from services.router.flows.steering.observe import Observer, SettingCache
-from services.router.flows.steering.report import old_clients
+from services.router.flows.steering.report import Identity, old_clients
 from services.router.flows.steering.under_way import under_way
 from services.router.flows.traffic import Traffic
 from services.router.settings import RouterSettings
@@ -91,6 +91,7 @@ class SharedFlows:
             self.traffic.totals,
             lambda: cache.current.generation,
             lambda: old_clients(self.clients, self.clock),
+            self._identity,
         )
         self.measurement = Measurement(control_store, self.traffic.meter, self.name, self.clock, sources)
         self.jobs = Jobs(
@@ -101,6 +102,10 @@ class SharedFlows:
             lambda: self.measurement.load(self.observer.worst_lag_seconds),
             self.settings.throttle_limits,
         )
+
+    def _identity(self) -> Identity:
+        settings = self.settings
+        return Identity(settings.public_auth or "", settings.public_auth_optional, self.cache.current.serves_subjects)
 
     @property
     def cache(self) -> SettingCache:

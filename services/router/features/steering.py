@@ -5,6 +5,7 @@ from __future__ import annotations
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.api.control import DoctorMethods
 from services.router.api.flags import FlagMethods, flags_of
+from services.router.api.identity import IdentityMethods
 from services.router.api.limits import LimitMethods
 from services.router.api.lost_writes import LedgerMethods
 from services.router.api.messages import PHASE_NUMBERS
@@ -20,7 +21,8 @@ from services.router.flows.jobs.canary import CanaryAuto
 from services.router.flows.jobs.rehearsal import DEFAULT_DELAYS, PropagationDelays, Rehearsal, Rehearsals
 from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.clients import ClientWatch
-from services.router.flows.steering.diagnose import Doctor
+from services.router.flows.steering.diagnose import Credentials, Doctor
+from services.router.flows.steering.identity import IdentityChange
 from services.router.flows.steering.measure import EvidenceMetrics, answered_by_b
 from services.router.flows.steering.phase_since import PhaseSince
 from services.router.flows.steering.probe import OwnCalls, Probe
@@ -85,7 +87,7 @@ def doctor(flows: SharedFlows) -> Feature:
         settings.event_log_partitions,
         tokens,
         flows.clock,
-        settings.public_auth or "",
+        Credentials(settings.public_auth or "", settings.public_auth_optional),
         operators.kind_of(settings),
         lambda: flows.evidence(connections.cache.current).log_gap,
         lambda: () if connections.codes is None else connections.codes.key_ids,
@@ -93,6 +95,7 @@ def doctor(flows: SharedFlows) -> Feature:
 
     def add_public_auth(answer: pb.GetStatusResponse) -> None:
         answer.public_auth = settings.public_auth or ""
+        answer.public_auth_optional = settings.public_auth_optional
 
     return Feature(status=add_public_auth, methods=[DoctorMethods(examined, flows.clock)])
 
@@ -108,6 +111,12 @@ def flags(flows: SharedFlows) -> Feature:
     return Feature(
         methods=[FlagMethods(flows.migration, connections.cache, connections.switches, explainer)], status=add
     )
+
+
+def identity(flows: SharedFlows) -> Feature:
+    """Change the principal under which requests are served."""
+    change = IdentityChange(flows.migration, flows.cache, flows.measurement, flows.observer.processes)
+    return Feature(methods=[IdentityMethods(change)])
 
 
 def ledger(flows: SharedFlows) -> Feature:

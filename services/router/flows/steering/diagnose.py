@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
 from libs.clock import Clock
 from libs.errors import BatonError
@@ -14,6 +15,7 @@ from libs.ownership.wire import STORES
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.store.connections import REMEDY, Connections
 from services.router.control.info import ControlInfo, Described
+from services.router.core.phase import Setting
 from services.router.flows.steering.observe import Observer, SettingCache
 from services.router.flows.stores import StoreView
 
@@ -37,6 +39,18 @@ class Finding:
     """Advice; "" if the check passes."""
 
 
+class Credentials(NamedTuple):
+    """The credentials that a process requires of its clients."""
+
+    public_auth: str = ""
+    """Its setting; "" if it is not set."""
+    optional: bool = False
+    """Its setting public_auth_optional."""
+
+
+NO_CREDENTIALS = Credentials()
+
+
 @dataclass(frozen=True, slots=True)
 class Doctor:
     """The checks of a router and its dependencies."""
@@ -49,8 +63,8 @@ class Doctor:
     tokens: dict[str, bool]
     """By listener or store ("stores"): whether a token is used."""
     clock: Clock
-    public_auth: str = ""
-    """This router's setting; "" if it is not set."""
+    credentials: Credentials = NO_CREDENTIALS
+    """Those that this router requires."""
     control_auth: str = ""
     """The authentication of operators in force; "" without one."""
     gap: Callable[[], str] = str
@@ -72,7 +86,8 @@ class Doctor:
         findings.append(await _control(self))
         findings += [_token(name, used) for name, used in self.tokens.items()]
         findings.append(_operators(self.control_auth))
-        findings += _clients("this router", self.public_auth)
+        findings += _clients("this router", self.credentials)
+        findings += _principal(self.credentials, self.cache.current)
         return findings
 
 
@@ -130,7 +145,7 @@ def _store(view: StoreView, clock: Clock, event_keys: Sequence[str] = ()) -> lis
         findings.append(Finding(Level.WARN, subject, f"{parked} events are parked", remedy))
     findings += _event_auth(subject, status.feed, event_keys)
     findings += _old_rows(subject, status)
-    findings += _clients(subject, status.public_auth)
+    findings += _clients(subject, Credentials(status.public_auth, status.public_auth_optional))
     if status.conflicts:
         remedy = "baton conflicts lists the changes that a seizure did not see; review and resolve each"
         findings.append(Finding(Level.WARN, subject, f"{status.conflicts} conflicts are not resolved", remedy))
@@ -258,13 +273,17 @@ def file_system_of(path: Path, mounts: Path = Path("/proc/mounts")) -> str:
     return max(holding, key=lambda mount: len(mount[0]))[1] if holding else ""
 
 
-def _clients(subject: str, public_auth: str) -> list[Finding]:
+def _clients(subject: str, required: Credentials) -> list[Finding]:
     """The authentication of clients. Without the setting, the public listeners are on loopback."""
-    if not public_auth:
+    if not required.public_auth:
         return []
     subject = f"clients of {subject}"
-    if public_auth != "none":
-        return [Finding(Level.PASS, subject, f"are authenticated: public_auth is {public_auth}")]
+    if required.optional:
+        remedy = "once every client sends credentials, set public_auth_optional to false (baton identity status)"
+        text = "may leave out credentials (public_auth_optional), and then read and change everything"
+        return [Finding(Level.WARN, subject, text, remedy)]
+    if required.public_auth != "none":
+        return [Finding(Level.PASS, subject, f"are authenticated: public_auth is {required.public_auth}")]
     remedy = "fine where only trusted programs reach the listeners; else set public_auth to jwt, mtls or tokens"
     return [Finding(Level.WARN, subject, "are not authenticated: each may read and change everything", remedy)]
 
@@ -279,6 +298,17 @@ def _operators(control_auth: str) -> Finding:
             Level.PASS, "operators", "share one token: each has all roles, and names in the journal are claims"
         )
     return Finding(Level.PASS, "operators", f"are authenticated: control_auth is {control_auth}")
+
+
+def _principal(required: Credentials, setting: Setting) -> list[Finding]:
+    """The principal of served requests, once callers have a subject."""
+    if required.public_auth in ("", "none") or required.optional:
+        return []
+    subject = "served requests"
+    if setting.serves_subjects:
+        return [Finding(Level.PASS, subject, "are stored under the subjects of their callers")]
+    remedy = "baton identity switch --to subjects, once every process authenticates its callers"
+    return [Finding(Level.WARN, subject, "are stored under anonymous: callers share their request ids", remedy)]
 
 
 def _token(name: str, used: bool) -> Finding:

@@ -30,7 +30,7 @@ from services.router.core.readings import METRICS, Metric
 from services.router.core.thresholds import Limits
 from services.router.core.throttle import Load
 from services.router.core.write_ledger import LedgerCounts
-from services.router.flows.steering.report import MOST_CLIENTS, Measured, OldClient
+from services.router.flows.steering.report import MOST_CLIENTS, Identity, Measured, OldClient
 from services.router.flows.traffic import Answered, Totals
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Sources:
     totals: Callable[[], Totals] = Totals
     generation: Callable[[], int] = int
     clients: Callable[[], Sequence[OldClient]] = tuple
+    identity: Callable[[], Identity | None] = lambda: None
 
 
 class Side(NamedTuple):
@@ -122,6 +123,7 @@ class Measurement:
             self._sources.totals(),
             self._sources.generation(),
             tuple(self._sources.clients())[:MOST_CLIENTS],
+            self._sources.identity(),
         )
 
     async def exchange(self) -> None:
@@ -200,6 +202,12 @@ class Measurement:
         now = self._clock.monotonic()
         others = [(name, o.measured.generation, now - o.seen_at) for name, o in self._others.items() if o.measured]
         return [(self._router, self._sources.generation(), 0.0), *sorted(others)]
+
+    def identities(self) -> list[tuple[str, Identity | None, float]]:
+        """Return name, identity and age of the last report of each live router, this one first."""
+        now = self._clock.monotonic()
+        others = [(name, one.identity, now - self._others[name].seen_at) for name, one in self._fresh_others()]
+        return [(self._router, self._sources.identity(), 0.0), *sorted(others, key=lambda other: other[0])]
 
     def ledger(self) -> LedgerCounts:
         """Return the sum over live routers."""

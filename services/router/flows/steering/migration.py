@@ -202,6 +202,12 @@ class Migration:
         overlay = changed(before.limits, to_set, tuple(unset))
         return await self._commit("limits", decision, before, replace(phases.noted(before), limits=overlay))
 
+    async def switch_identity(self, decision: Decision, *, serve_subjects: bool) -> Setting:
+        """Serve requests under the subjects of their callers, or under `anonymous`. Raises as `rollback` does."""
+        before = await self._begin(decision)
+        after = replace(phases.noted(before), serves_subjects=serve_subjects)
+        return await self._commit("identity", decision, before, after)
+
     async def begin_rehearsal(self, decision: Decision, buckets: Sequence[int]) -> Setting:
         """These buckets go to the other store. Raises as `rollback` does."""
         before = await self._begin(decision)

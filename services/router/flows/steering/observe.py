@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from libs.clock import Clock
@@ -20,6 +21,7 @@ from services.router.core.phase import Setting
 from services.router.core.plan import NO_FLAGS, Flags
 from services.router.core.setting_changes import changes
 from services.router.flows.steering.flags import Switches
+from services.router.flows.steering.processes import StoreProcesses
 from services.router.flows.stores import StoreClient, Stores, StoreView
 
 log = logging.getLogger(__name__)
@@ -177,8 +179,17 @@ class Observer:
     """
 
     def __init__(
-        self, stores: Stores, event_log: EventLog | None, clock: Clock, *, interval_seconds: float = INTERVAL_SECONDS
+        self,
+        stores: Stores,
+        event_log: EventLog | None,
+        clock: Clock,
+        *,
+        interval_seconds: float = INTERVAL_SECONDS,
+        serves_subjects: Callable[[], bool | None] = lambda: None,
     ) -> None:
+        """`serves_subjects`: the setting, for the stores."""
+        self.processes = StoreProcesses(clock)
+        self._serves_subjects = serves_subjects
         self._stores = stores
         self._log = event_log
         self._clock = clock
@@ -256,11 +267,13 @@ class Observer:
     async def _ask(self, client: StoreClient) -> StoreView:
         before = self._views[client.store]
         try:
-            status = await client.ask(client.replication.GetStatus, pb.GetStatusRequest(), ANSWER_SECONDS)
+            request = pb.GetStatusRequest(serves_subjects=self._serves_subjects())
+            status = await client.ask(client.replication.GetStatus, request, ANSWER_SECONDS)
         except BatonError as error:
             return StoreView(client.store, before.status, before.seen_at, error.message or error.reason)
         if client.store is Store.B and status.HasField("locks"):
             self._waits.note(status.locks, self._clock.monotonic())
+        self.processes.note(client.store, status)
         return StoreView(client.store, status, self._clock.monotonic(), "")
 
     async def _ask_log(self) -> None:

@@ -37,6 +37,16 @@ def old_clients(own: Clients, clock: Clock) -> list[OldClient]:
     return [OldClient(seen.name, seen.schema_version, seen.calls, now - seen.last_at) for seen in own.seen()]
 
 
+class Identity(NamedTuple):
+    """How a process authenticates its clients, and under which principal it serves their requests."""
+
+    public_auth: str
+    """Its setting; "" if it is not set."""
+    optional: bool
+    """Its setting public_auth_optional."""
+    serves_subjects: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """The report of one router."""
@@ -58,6 +68,8 @@ class Measured:
     """Generation of the setting that the router uses; 0 if unknown."""
     clients: tuple[OldClient, ...] = ()
     """Clients of old schema versions at its public listener, the most recent caller first."""
+    identity: Identity | None = None
+    """None from an earlier release."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -74,6 +86,7 @@ class Measured:
                 "totals": self.totals,
                 "generation": self.generation,
                 "clients": self.clients,
+                "identity": self.identity,
             },
             separators=(",", ":"),
         )
@@ -98,6 +111,7 @@ class Measured:
                 totals=_totals(fields.get("totals", ())),
                 generation=fields.get("generation", 0),
                 clients=tuple(OldClient(*client) for client in fields.get("clients", ())),
+                identity=Identity(*known) if (known := fields.get("identity")) else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a router's measurements: {error!r}") from error

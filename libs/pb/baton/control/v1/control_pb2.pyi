@@ -176,6 +176,7 @@ class Setting(_message.Message):
     SHADOW_PERMILLE_FIELD_NUMBER: _builtins.int
     SHADOW_SAME_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    SERVES_SUBJECTS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     phase: Global___Phase.ValueType
     canary_permille: _builtins.int
@@ -186,6 +187,8 @@ class Setting(_message.Message):
     """Share of reads that are compared in the background, in thousandths: 0 to 1000."""
     shadow_same: _builtins.bool
     """Reads are compared with a second answer of the same store."""
+    serves_subjects: _builtins.bool
+    """Requests are served under the subjects of their callers, rather than under "anonymous"."""
     @_builtins.property
     def flags(self) -> _containers.ScalarMap[_builtins.str, _builtins.bool]:
         """Flags that the operator has set, by full name. A missing flag is unset."""
@@ -210,10 +213,11 @@ class Setting(_message.Message):
         shadow_permille: _builtins.int = ...,
         shadow_same: _builtins.bool = ...,
         limits: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        serves_subjects: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "flags", b"flags", "generation", b"generation", "hold", b"hold", "limits", b"limits", "phase", b"phase", "rehearsal", b"rehearsal", "shadow_permille", b"shadow_permille", "shadow_same", b"shadow_same"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "flags", b"flags", "generation", b"generation", "hold", b"hold", "limits", b"limits", "phase", b"phase", "rehearsal", b"rehearsal", "serves_subjects", b"serves_subjects", "shadow_permille", b"shadow_permille", "shadow_same", b"shadow_same"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -342,6 +346,155 @@ class Limit(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Limit: _TypeAlias = Limit  # noqa: Y015
+
+@_typing.final
+class GetIdentityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIdentityRequest: _TypeAlias = GetIdentityRequest  # noqa: Y015
+
+@_typing.final
+class GetIdentityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    SERVES_SUBJECTS_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    OBSTACLES_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    serves_subjects: _builtins.bool
+    """Requests are to be served under the subjects of their callers, rather than under "anonymous"."""
+    in_force: _builtins.bool
+    """Every process that is known does so."""
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___IdentityProcess]:
+        """Known processes: live routers, and processes of stores that answered within 30 seconds."""
+
+    @_builtins.property
+    def obstacles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why a switch to subjects is refused, in words. Empty if it is not."""
+
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        serves_subjects: _builtins.bool = ...,
+        in_force: _builtins.bool = ...,
+        processes: _abc.Iterable[Global___IdentityProcess] | None = ...,
+        obstacles: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "in_force", b"in_force", "obstacles", b"obstacles", "processes", b"processes", "serves_subjects", b"serves_subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIdentityResponse: _TypeAlias = GetIdentityResponse  # noqa: Y015
+
+@_typing.final
+class IdentityProcess(_message.Message):
+    """A process that authenticates clients."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
+    PUBLIC_AUTH_OPTIONAL_FIELD_NUMBER: _builtins.int
+    SERVES_SUBJECTS_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"store A", "store B", or "router" and its name."""
+    process: _builtins.str
+    """Id of a store's process, new with each start. Empty for routers."""
+    public_auth: _builtins.str
+    """Setting public_auth of the process. Empty if it is not set."""
+    public_auth_optional: _builtins.bool
+    """Setting public_auth_optional of the process: callers without credentials are served as "anonymous"."""
+    serves_subjects: _builtins.bool
+    """The process serves requests under the subjects of their callers. Absent from an earlier release."""
+    age_seconds: _builtins.float
+    """Seconds since its last report."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        process: _builtins.str = ...,
+        public_auth: _builtins.str = ...,
+        public_auth_optional: _builtins.bool = ...,
+        serves_subjects: _builtins.bool | None = ...,
+        age_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "serves_subjects", b"serves_subjects"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "age_seconds", b"age_seconds", "name", b"name", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "serves_subjects", b"serves_subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__serves_subjects: _TypeAlias = _typing.Literal["serves_subjects"]  # noqa: Y015
+    _WhichOneofArgType__serves_subjects: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__serves_subjects) -> _WhichOneofReturnType__serves_subjects | None: ...
+
+Global___IdentityProcess: _TypeAlias = IdentityProcess  # noqa: Y015
+
+@_typing.final
+class SwitchIdentityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    SERVE_SUBJECTS_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    """Reason, kept in the journal."""
+    generation: _builtins.int
+    """Generation of the setting that the decision is based on. 0 for any."""
+    serve_subjects: _builtins.bool
+    """Serve requests under the subjects of their callers. False: under "anonymous"."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        serve_subjects: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "generation", b"generation", "reason", b"reason", "serve_subjects", b"serve_subjects"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchIdentityRequest: _TypeAlias = SwitchIdentityRequest  # noqa: Y015
+
+@_typing.final
+class SwitchIdentityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def setting(self) -> Global___Setting: ...
+    def __init__(
+        self,
+        *,
+        setting: Global___Setting | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchIdentityResponse: _TypeAlias = SwitchIdentityResponse  # noqa: Y015
 
 @_typing.final
 class ListLimitsRequest(_message.Message):
@@ -587,6 +740,7 @@ class StoreStatus(_message.Message):
     UNAUTHENTICATED_FIELD_NUMBER: _builtins.int
     EVENT_AUTH_FIELD_NUMBER: _builtins.int
     PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
+    PUBLIC_AUTH_OPTIONAL_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     reachable: _builtins.bool
     serving: _builtins.bool
@@ -623,6 +777,8 @@ class StoreStatus(_message.Message):
     """Setting event_auth of the store's process that answered: off, sign or require. Empty from an earlier release."""
     public_auth: _builtins.str
     """Setting public_auth of the store's process that answered: none, jwt, mtls or tokens. Empty if it is not set."""
+    public_auth_optional: _builtins.bool
+    """Setting public_auth_optional of that process: callers without credentials are served as "anonymous"."""
     def __init__(
         self,
         *,
@@ -652,10 +808,11 @@ class StoreStatus(_message.Message):
         unauthenticated: _builtins.int | None = ...,
         event_auth: _builtins.str = ...,
         public_auth: _builtins.str = ...,
+        public_auth_optional: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "records", b"records", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "event_auth", b"event_auth", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "public_auth", b"public_auth", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "event_auth", b"event_auth", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lag_events: _TypeAlias = _typing.Literal["lag_events"]  # noqa: Y015
     _WhichOneofArgType__lag_events: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events"]  # noqa: Y015
@@ -754,6 +911,7 @@ class GetStatusResponse(_message.Message):
     PHASE_REASON_FIELD_NUMBER: _builtins.int
     ROUTERS_FIELD_NUMBER: _builtins.int
     PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
+    PUBLIC_AUTH_OPTIONAL_FIELD_NUMBER: _builtins.int
     buckets_at_b: _builtins.int
     """Buckets that are at B with all their rows. Absent if unknown."""
     buckets_to_b: _builtins.int
@@ -777,6 +935,8 @@ class GetStatusResponse(_message.Message):
     phase_reason: _builtins.str
     public_auth: _builtins.str
     """Setting public_auth of this router: none, jwt, mtls or tokens. Empty if it is not set."""
+    public_auth_optional: _builtins.bool
+    """Setting public_auth_optional of this router: callers without credentials are served as "anonymous"."""
     @_builtins.property
     def setting(self) -> Global___Setting: ...
     @_builtins.property
@@ -881,10 +1041,11 @@ class GetStatusResponse(_message.Message):
         phase_reason: _builtins.str = ...,
         routers: _abc.Iterable[Global___RouterStatus] | None = ...,
         public_auth: _builtins.str = ...,
+        public_auth_optional: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "buckets_at_b", b"buckets_at_b", "canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "permille_at_b", b"permille_at_b", "phase_time", b"phase_time", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "alerts", b"alerts", "automatic_rollback", b"automatic_rollback", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "public_auth", b"public_auth", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "alerts", b"alerts", "automatic_rollback", b"automatic_rollback", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__buckets_at_b: _TypeAlias = _typing.Literal["buckets_at_b"]  # noqa: Y015
     _WhichOneofArgType__buckets_at_b: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b"]  # noqa: Y015

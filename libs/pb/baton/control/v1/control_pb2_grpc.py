@@ -212,6 +212,16 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetLimitsRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetLimitsResponse.FromString,
                 _registered_method=True)
+        self.GetIdentity = channel.unary_unary(
+                '/baton.control.v1.ControlService/GetIdentity',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetIdentityRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetIdentityResponse.FromString,
+                _registered_method=True)
+        self.SwitchIdentity = channel.unary_unary(
+                '/baton.control.v1.ControlService/SwitchIdentity',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityResponse.FromString,
+                _registered_method=True)
         self.GetVitals = channel.unary_unary(
                 '/baton.control.v1.ControlService/GetVitals',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetVitalsRequest.SerializeToString,
@@ -469,6 +479,21 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetIdentity(self, request, context):
+        """Returns how clients are authenticated, and under which principal their requests are served.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwitchIdentity(self, request, context):
+        """Changes the principal under which requests are served, at all routers and stores, within a second. The journal keeps
+        the change. FAILED_PRECONDITION, IDENTITY_NOT_READY: a process cannot follow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVitals(self, request, context):
         """Returns the resources that this process uses: tasks, memory, descriptors.
         """
@@ -653,6 +678,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.SetLimits,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetLimitsRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetLimitsResponse.SerializeToString,
+            ),
+            'GetIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIdentity,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetIdentityRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetIdentityResponse.SerializeToString,
+            ),
+            'SwitchIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchIdentity,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityResponse.SerializeToString,
             ),
             'GetVitals': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVitals,
@@ -1605,6 +1640,60 @@ class ControlService:
             '/baton.control.v1.ControlService/SetLimits',
             baton_dot_control_dot_v1_dot_control__pb2.SetLimitsRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.SetLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/GetIdentity',
+            baton_dot_control_dot_v1_dot_control__pb2.GetIdentityRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.GetIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/SwitchIdentity',
+            baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -110,6 +110,12 @@ class ControlServiceStub:
     """Returns the limits of gates and of automatic rollback that are in force."""
     SetLimits: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetLimitsRequest, _control_pb2.SetLimitsResponse]
     """Changes limits at all routers, within a second. The journal keeps the change."""
+    GetIdentity: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetIdentityRequest, _control_pb2.GetIdentityResponse]
+    """Returns how clients are authenticated, and under which principal their requests are served."""
+    SwitchIdentity: _grpc.UnaryUnaryMultiCallable[_control_pb2.SwitchIdentityRequest, _control_pb2.SwitchIdentityResponse]
+    """Changes the principal under which requests are served, at all routers and stores, within a second. The journal keeps
+    the change. FAILED_PRECONDITION, IDENTITY_NOT_READY: a process cannot follow.
+    """
     GetVitals: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]
     """Returns the resources that this process uses: tasks, memory, descriptors."""
 
@@ -192,6 +198,12 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Returns the limits of gates and of automatic rollback that are in force."""
     SetLimits: _aio.UnaryUnaryMultiCallable[_control_pb2.SetLimitsRequest, _control_pb2.SetLimitsResponse]  # type: ignore[assignment]
     """Changes limits at all routers, within a second. The journal keeps the change."""
+    GetIdentity: _aio.UnaryUnaryMultiCallable[_control_pb2.GetIdentityRequest, _control_pb2.GetIdentityResponse]  # type: ignore[assignment]
+    """Returns how clients are authenticated, and under which principal their requests are served."""
+    SwitchIdentity: _aio.UnaryUnaryMultiCallable[_control_pb2.SwitchIdentityRequest, _control_pb2.SwitchIdentityResponse]  # type: ignore[assignment]
+    """Changes the principal under which requests are served, at all routers and stores, within a second. The journal keeps
+    the change. FAILED_PRECONDITION, IDENTITY_NOT_READY: a process cannot follow.
+    """
     GetVitals: _aio.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]  # type: ignore[assignment]
     """Returns the resources that this process uses: tasks, memory, descriptors."""
 
@@ -481,6 +493,24 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetLimitsResponse, _abc.Awaitable[_control_pb2.SetLimitsResponse]]:
         """Changes limits at all routers, within a second. The journal keeps the change."""
+
+    @_abc_1.abstractmethod
+    def GetIdentity(
+        self,
+        request: _control_pb2.GetIdentityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetIdentityResponse, _abc.Awaitable[_control_pb2.GetIdentityResponse]]:
+        """Returns how clients are authenticated, and under which principal their requests are served."""
+
+    @_abc_1.abstractmethod
+    def SwitchIdentity(
+        self,
+        request: _control_pb2.SwitchIdentityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SwitchIdentityResponse, _abc.Awaitable[_control_pb2.SwitchIdentityResponse]]:
+        """Changes the principal under which requests are served, at all routers and stores, within a second. The journal keeps
+        the change. FAILED_PRECONDITION, IDENTITY_NOT_READY: a process cannot follow.
+        """
 
     @_abc_1.abstractmethod
     def GetVitals(

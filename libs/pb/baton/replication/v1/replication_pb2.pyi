@@ -26,14 +26,23 @@ DESCRIPTOR: _descriptor.FileDescriptor
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    SERVES_SUBJECTS_FIELD_NUMBER: _builtins.int
+    serves_subjects: _builtins.bool
+    """Requests of clients are served under the callers' subjects (true) or under "anonymous". The store serves its direct
+    callers alike. Absent if the caller does not know.
+    """
     def __init__(
         self,
+        *,
+        serves_subjects: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "serves_subjects", b"serves_subjects"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "serves_subjects", b"serves_subjects"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__serves_subjects: _TypeAlias = _typing.Literal["serves_subjects"]  # noqa: Y015
+    _WhichOneofArgType__serves_subjects: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__serves_subjects) -> _WhichOneofReturnType__serves_subjects | None: ...
 
 Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
 
@@ -61,6 +70,9 @@ class GetStatusResponse(_message.Message):
     CONFLICTS_FIELD_NUMBER: _builtins.int
     UNFILLED_RECORDS_FIELD_NUMBER: _builtins.int
     PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
+    PUBLIC_AUTH_OPTIONAL_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    SERVES_SUBJECTS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while the store starts, drains or is fenced. Then only this method and the recovery API answer."""
@@ -85,6 +97,14 @@ class GetStatusResponse(_message.Message):
     """
     public_auth: _builtins.str
     """Setting public_auth of the process that answers: none, jwt, mtls or tokens. Empty if it is not set."""
+    public_auth_optional: _builtins.bool
+    """Setting public_auth_optional of that process: callers without credentials are served as "anonymous"."""
+    process: _builtins.str
+    """Id of that process, new with each start. Empty from an earlier release."""
+    serves_subjects: _builtins.bool
+    """That process serves requests of its direct callers under their subjects, rather than under "anonymous". Absent from a
+    release that looks requests up under one principal only.
+    """
     @_builtins.property
     def outbox(self) -> Global___Outbox: ...
     @_builtins.property
@@ -132,12 +152,17 @@ class GetStatusResponse(_message.Message):
         conflicts: _builtins.int = ...,
         unfilled_records: _builtins.int = ...,
         public_auth: _builtins.str = ...,
+        public_auth_optional: _builtins.bool = ...,
+        process: _builtins.str = ...,
+        serves_subjects: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "vitals", b"vitals"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "serves_subjects", b"serves_subjects", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "public_auth", b"public_auth", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__serves_subjects: _TypeAlias = _typing.Literal["serves_subjects"]  # noqa: Y015
+    _WhichOneofArgType__serves_subjects: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__serves_subjects) -> _WhichOneofReturnType__serves_subjects | None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
