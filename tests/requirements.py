@@ -798,6 +798,31 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_made_id_is_what_it_was_before_callers_had_an_identity",
         ),
     ),
+    "trust.identity-change": Requirement(
+        "A change of identity while clients write loses nothing and doubles nothing, forward and back",
+        _in(
+            "contracts/test_store_identities.py",
+            "a_retry_under_another_identity_of_its_caller_gets_the_first_answer",
+            "so_does_a_retry_at_the_store_that_the_record_has_moved_to",
+            "so_does_a_retry_after_a_seizure",
+            "concurrent_attempts_under_every_identity_have_one_effect",
+            "a_request_of_another_subject_is_another_request",
+            "a_caller_without_identity_gets_the_answer_to_its_own_content",
+            "a_request_that_runs_again_is_known_by_its_last_effect_under_every_identity",
+            "a_store_that_does_not_own_the_record_answers_no_attempt_without_an_effect",
+            "a_release_carries_the_newest_requests_of_every_principal",
+        )
+        + _in(
+            "unit/test_identity_change.py",
+            "optional_credentials_may_be_missing",
+            "optional_credentials_that_are_wrong_are_refused",
+            "credentials_of_operators_are_never_optional",
+            "the_router_names_the_principal_of_its_calls_and_the_setting_that_of_direct_ones",
+            "a_switch_is_journaled_and_in_force_when_every_process_follows",
+            "a_process_that_would_not_recognise_a_retry_prevents_the_switch",
+            "a_router_of_an_earlier_release_prevents_the_switch",
+        ),
+    ),
     "trust.accounts": Requirement(
         "A caller sees and changes only its accounts' records, at either store, in lists and watches"
     ),

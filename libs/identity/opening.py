@@ -60,10 +60,11 @@ async def open_identity(settings: IdentitySettings, clock: Clock, listener: List
     with KEYS_UNAVAILABLE until it answers.
 
     `listener`: for the names of settings in errors. `settings` has the values of that listener."""
-    kind = settings.public_auth
-    if settings.public_auth_optional:
-        return _optional(await _open_required(settings, clock), kind)
-    return await _open_required(settings, clock)
+    identity = await _open_required(settings, clock, listener)
+    # Never for operators: without credentials they would have every role.
+    if settings.public_auth_optional and listener == "public":
+        return _optional(identity, settings.public_auth)
+    return identity
 
 
 def _optional(identity: Identity, kind: str | None) -> Identity:
@@ -77,7 +78,7 @@ def _optional(identity: Identity, kind: str | None) -> Identity:
     return replace(identity, authenticator=OptionalAuthentication(identity.authenticator))
 
 
-async def _open_required(settings: IdentitySettings, clock: Clock) -> Identity:
+async def _open_required(settings: IdentitySettings, clock: Clock, listener: Listener) -> Identity:
     kind = settings.public_auth
     if kind is None:
         return ANYBODY

@@ -17,6 +17,8 @@ from libs.http.envelopes import pack
 from libs.http.protected import WELL_KNOWN
 from libs.identity.port import AUTHORIZATION
 from libs.identity.principal import Principal, Role
+from libs.pb.baton.control.v1 import control_pb2 as control_pb
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
@@ -43,6 +45,7 @@ from tests.contracts.identity_adapters import (
 from tests.http_client import Answer, ask
 from tests.system.programs import PLACES, Programs, running_programs
 from tests.system.store import new
+from tests.waiting import eventually
 
 SERVICE = "sandbox.v1.SandboxService"
 NAME = "sandboxes/one"
@@ -140,10 +143,10 @@ DOORS: dict[str, Callable[[Programs, str, Headers], Awaitable[str]]] = {
 }
 
 
-async def create(at: Programs, place: str, who: str, request_id: str = "") -> None:
+async def create(at: Programs, place: str, who: str, request_id: str = "", name: str = "one") -> None:
     async with open_channel(at.grpc[place]) as channel:
         call = channel.multi_callable(f"/{SERVICE}/CreateSandbox")
-        request = new("one", request_id=request_id or str(uuid4())).SerializeToString()
+        request = new(name, request_id=request_id or str(uuid4())).SerializeToString()
         await call(request, metadata=grpc.aio.Metadata(*signed(TOKENS[who]).items(), (METADATA, "2")))
 
 
@@ -174,15 +177,42 @@ async def _served(at: Programs) -> set[str]:
     return {one.principal for record in exported.records for one in record.served}
 
 
+async def _switch(at: Programs) -> None:
+    """Serve requests under subjects, at every program."""
+    async with open_channel(at.address) as channel:
+        control: Any = ControlServiceStub(channel.grpc)
+
+        async def shown() -> Any:
+            return await control.GetIdentity(control_pb.GetIdentityRequest())
+
+        async def ready() -> bool:
+            return not (await shown()).obstacles
+
+        async def in_force() -> bool:
+            return bool((await shown()).in_force)
+
+        await eventually(ready)
+        await control.SwitchIdentity(control_pb.SwitchIdentityRequest(actor="ops", serve_subjects=True))
+        await eventually(in_force)
+
+
 @pytest.mark.parametrize("place", PLACES)
 async def test_the_subject_is_the_principal_of_served_requests(programs: Programs, place: str) -> None:
+    """Once the operator has switched; until then it is anonymous."""
     await create(programs, place, ANN)
-    assert await _served(programs) == {"tokens:ann"}
+    assert await _served(programs) == {"anonymous"}
+    await _switch(programs)
+    await create(programs, place, ANN, name="two")
+    assert await _served(programs) == {"anonymous", "tokens:ann"}
 
 
 @pytest.mark.parametrize("place", PLACES)
 async def test_a_forged_principal_has_no_effect_on_a_public_listener(programs: Programs, place: str) -> None:
-    forged = (pair_of(Principal("root", roles=frozenset({Role.ADMIN}))), (metadata.PRINCIPAL, "root"))
+    forged = (
+        pair_of(Principal("root", roles=frozenset({Role.ADMIN}))),
+        (metadata.PRINCIPAL, "root"),
+        (metadata.SERVED_AS, metadata.SUBJECT),
+    )
     async with open_channel(programs.grpc[place]) as channel:
         call = channel.multi_callable(f"/{SERVICE}/CreateSandbox")
         request = new("one").SerializeToString()
@@ -195,7 +225,7 @@ async def test_a_forged_principal_has_no_effect_on_a_public_listener(programs: P
     body = json.dumps({"account": "acme", "spec": {"image": "image:1"}}).encode()
     made = await ask(programs.http[place], "POST", "/v1/sandboxes?sandboxId=two", body, headers)
     assert made.status == 200, made.body
-    assert await _served(programs) == {"tokens:ops"}
+    assert await _served(programs) == {"anonymous"}
 
 
 async def test_mcp_clients_learn_where_to_get_a_token(tmp_path: Path) -> None:

@@ -23,12 +23,15 @@ from libs.rpc.caller import read_caller
 from libs.settings import WrongSetting
 from services.router.control.memory import MemoryControlStore
 from services.router.core.measure import Meter
+from services.router.features.operators import open_operators
 from services.router.flows.steering.identity import IdentityChange, IdentityNotReady
 from services.router.flows.steering.measure import Measurement, Sources
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.observe import SettingCache
 from services.router.flows.steering.processes import PROCESS_SECONDS, StoreProcesses
 from services.router.flows.steering.report import Identity
+from services.router.settings import RouterSettings
+from tests.contracts.identity_adapters import Shown
 
 ANN = Principal("idp:ann")
 DECISION = Decision("ann")
@@ -79,6 +82,29 @@ async def test_a_start_with_optional_credentials_warns(tmp_path: Any, caplog: py
     assert isinstance(
         (await open_identity(IdentitySettings(public_auth="none"), SystemClock())).authenticator, NoAuthentication
     )
+
+
+async def test_credentials_of_operators_are_never_optional(tmp_path: Any) -> None:
+    """The control listener takes over settings of the public one. Without credentials its callers would have every
+    role."""
+    path = tmp_path / "tokens.toml"
+    path.write_text('[[token]]\nsubject = "ops"\ntoken = "a-token-of-sixteen"\nroles = ["admin"]\n')
+    path.chmod(0o600)
+    settings = RouterSettings(
+        store_a="127.0.0.1:1",
+        store_b="127.0.0.1:2",
+        control_store="memory:",
+        event_log="memory:",
+        public_auth="tokens",
+        public_auth_file=path,
+        public_auth_optional=True,
+        control_auth="tokens",
+        control_auth_file=path,
+    )
+    authenticator = (await open_operators(settings, SystemClock())).identity.authenticator
+    assert authenticator is not None
+    with pytest.raises(TokenMissing):
+        await authenticator.authenticate(Shown())
 
 
 def test_the_router_names_the_principal_of_its_calls_and_the_setting_that_of_direct_ones() -> None:

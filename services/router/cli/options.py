@@ -174,7 +174,7 @@ class Revealing(Acting):
         return {"reveal": True, "actor": self.who, "reason": self.reason}
 
 
-SETTING_KEYS = "phase generation canary_percent hold shadow_percent shadow_same set_flags limits"
+SETTING_KEYS = "phase generation canary_percent hold shadow_percent shadow_same set_flags limits serves_subjects"
 """Keys of a setting in JSON (`views.setting_view`)."""
 
 _HELP_COLUMNS = 76
