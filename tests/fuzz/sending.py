@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +52,13 @@ class Sent:
 
     answers: Counter[str] = field(default_factory=Counter)
     names: set[str] = field(default_factory=set)
+    checked: set[str] = field(default_factory=set)
+    """Names in the answers of creates that only checked the request."""
+
+    @property
+    def only_checked(self) -> set[str]:
+        """Names of records that no call can have made, although a create of each was answered OK."""
+        return self.checked - self.names
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +117,14 @@ class Sender:
             if not method.changes_nothing(method.parse(case.body)):
                 # A delete of a missing record answers with no name, and keeps a row of it.
                 self._note((*answers, case.body))
+            elif method.name == "CreateSandbox":
+                self.sent.checked.update(_names_in(answers))
         elif code in _UNKNOWN:
             self._note((case.body,))
             self.sent.names.update(_ids_of(case))
 
     def _note(self, texts: Iterable[bytes]) -> None:
-        self.sent.names.update(name.decode() for text in texts for name in _NAME.findall(text))
+        self.sent.names.update(_names_in(texts))
 
     async def _request(self, case: Case) -> str:
         host, _, port = self._addresses[case.listener].address.rpartition(":")
@@ -146,6 +155,10 @@ def _sendable(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str | byte
 
 def _streams(path: str) -> bool:
     return path.rpartition("/")[2] in ("WatchSandboxes", "WatchStatus", "ReadEvents", "Probe", "Watch")
+
+
+def _names_in(texts: Iterable[bytes]) -> Iterator[str]:
+    return (name.decode() for text in texts for name in _NAME.findall(text))
 
 
 def _ids_of(case: Case) -> set[str]:

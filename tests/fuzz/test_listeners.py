@@ -29,4 +29,5 @@ async def test_hostile_requests_to_every_listener_leave_no_fault_and_no_record(t
                 f"{listener} {code}" for code in (("200", "400") if "http" in listener else ("OK", "INVALID_ARGUMENT"))
             )
             assert answers[good] > 10 and answers[bad] > 10, answers
+        assert sender.sent.only_checked, "no create only checked: a check that makes a record would not show"
         await aftermath.check(world, sender.sent.names)

@@ -57,9 +57,10 @@ _NEEDED = frozenset({"account", "holder", "image", "name", "sandbox", "spec", "t
 
 
 def client_words(unique: str) -> Words:
-    """`unique`: an id that no other case uses, so that a record of this id is known to come from this case."""
-    ids = [*_IDS, unique]
-    texts = {**_CLIENT_TEXTS, "sandbox_id": ids, "name": [f"sandboxes/{one}" for one in ids]}
+    """`unique`: an id that no other case uses, so that a record of this id is known to come from this case. Two of
+    three creates have it: the shared ids are soon taken."""
+    names = [f"sandboxes/{one}" for one in (*_IDS, unique)]
+    texts = {**_CLIENT_TEXTS, "sandbox_id": [*_IDS, *[unique] * 2 * len(_IDS)], "name": names}
     return Words(texts, _CLIENT_NUMBERS, _NEEDED)
 
 
