@@ -18,7 +18,7 @@ from libs.proving.servers.postgres import Postgres
 from libs.proving.servers.process import ServerProcess
 from libs.proving.servers.redis import Redis
 from libs.proving.servers.stack import server_directory
-from tests import commands
+from tests import commands, forks
 from tests.leaks import SESSION_SERVERS, no_process_is_left, no_task_is_left, pytest_itemcollected
 from tests.servers import make_usable
 
@@ -44,6 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart() -> None:
     commands.start()
+    forks.use()
+
+
+def pytest_sessionfinish() -> None:
+    forks.stop()
 
 
 @pytest.hookimpl(wrapper=True)

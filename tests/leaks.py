@@ -10,6 +10,7 @@ import pytest
 
 from libs.proving.servers import tree
 from libs.proving.servers.process import ServerProcess, watchdog_pid
+from tests import forks
 
 # Time for work that is already ending, such as a closing connection or a stopping process.
 _GRACE_SECONDS = 3.0
@@ -52,7 +53,9 @@ def no_process_is_left() -> Iterator[None]:
 
 
 def _children_beside(pids: set[int]) -> list[tree.Process]:
-    return tree.children(os.getpid(), tree.pids() - pids)
+    new = tree.pids() - pids
+    forked = [] if (server := forks.server_pid()) is None else tree.children(server, new)
+    return tree.children(os.getpid(), new) + forked
 
 
 def _others(before: set["asyncio.Task[object]"]) -> list["asyncio.Task[object]"]:
@@ -60,4 +63,4 @@ def _others(before: set["asyncio.Task[object]"]) -> list["asyncio.Task[object]"]
 
 
 def _expected(pid: int) -> bool:
-    return pid == watchdog_pid() or any(server.pid == pid for server in SESSION_SERVERS)
+    return pid in (watchdog_pid(), forks.server_pid()) or any(server.pid == pid for server in SESSION_SERVERS)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from libs.proving.servers import tree
 from libs.proving.servers.errors import ServerFailed, ServersError
@@ -52,6 +52,38 @@ def _as_account(account: Account | None) -> list[str]:
     return ["setpriv", f"--reuid={account.uid}", f"--regid={account.gid}", "--clear-groups", "--"]
 
 
+class Started(Protocol):
+    """A started program: the part of `subprocess.Popen` that a server needs."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises subprocess.TimeoutExpired."""
+        ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+
+def execute(command: Command, log: IO[bytes]) -> Started:
+    """Start a program in a session of its own. Raises OSError."""
+    return subprocess.Popen(
+        [*_as_account(command.account), *(str(part) for part in command.argv)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=command.cwd,
+        env=command.env,
+        start_new_session=True,
+    )
+
+
+launch: Callable[[Command, IO[bytes]], Started] = execute
+"""How servers are started. Tests have a faster way for services."""
+
+
 @dataclass(slots=True)
 class ServerProcess:
     """A started (or not yet started) server. Not thread-safe; blocking, every wait has a limit.
@@ -61,7 +93,7 @@ class ServerProcess:
     """
 
     command: Command
-    _popen: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+    _popen: Started | None = field(default=None, init=False)
     _root: tree.Process | None = field(default=None, init=False)
 
     def __repr__(self) -> str:
@@ -90,15 +122,7 @@ class ServerProcess:
         command.log.parent.mkdir(parents=True, exist_ok=True)
         with command.log.open("ab") as log:
             try:
-                self._popen = subprocess.Popen(
-                    [*_as_account(command.account), *(str(part) for part in command.argv)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=command.cwd,
-                    env=command.env,
-                    start_new_session=True,
-                )
+                self._popen = launch(command, log)
             except OSError as error:
                 raise ServerFailed(f"{command.name}: cannot execute {command.argv[0]}: {error}") from error
         self._root = tree.find(self._popen.pid)
