@@ -144,9 +144,9 @@ demo: env ## show a migration there and back under load, about a minute
 bench: env stack ## measure, each figure beside its baseline (BENCH_ARGS="--quick")
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
-up: ## run the system in containers (Docker Compose 2.20 or later), clients at 127.0.0.1:7600
+up: env ## run the system in containers (Docker Compose 2.20 or later), clients at localhost:7600 over TLS
 	@docker compose version >/dev/null 2>&1 || { echo "docker compose is missing: see https://docs.docker.com/compose/install/" >&2; exit 1; }
-	$(PYTHON) deploy/compose/make_secrets.py
+	$(BIN)/python -m deploy.compose.make_secrets
 	docker compose up --build --detach --wait --wait-timeout 300
 
 down: ## stop the containers and keep their data (docker compose down --volumes removes it)

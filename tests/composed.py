@@ -45,6 +45,17 @@ class Composed:
         return found
 
     @property
+    def settings(self) -> dict[str, str]:
+        """The part of the environment that its program reads."""
+        return {name: value for name, value in self.environment.items() if name.startswith(self.prefix)}
+
+    @property
+    def mounted(self) -> dict[str, str]:
+        """Path of each secret in the container, by name."""
+        found = [one if isinstance(one, dict) else {"source": one} for one in self.said.get("secrets", [])]
+        return {one["source"]: one.get("target", f"/run/secrets/{one['source']}") for one in found}
+
+    @property
     def command(self) -> list[str]:
         """Command of a job; for a job in a shell, the command that the shell finally runs."""
         words: list[str] = self.said.get("command", [])

@@ -1016,6 +1016,20 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "operate.evidence": Requirement(
         "A difference is shown with request, both answers and fields, bounded, without secrets"
     ),
+    "deploy.compose": Requirement(
+        "Containers talk over TLS with tokens and signed events; only the router's ports are reachable",
+        _in(
+            "integration/test_compose.py",
+            "every_leg_is_encrypted_and_every_caller_is_known",
+            "a_secret_that_a_container_names_is_mounted_there_and_no_other_is",
+            "no_server_lets_anybody_in_from_the_network",
+            "only_what_clients_call_is_published_and_on_this_machine_only",
+            "making_secrets_again_leaves_them_as_they_are",
+        )
+        + _in(
+            "integration/test_compose_start.py", "what_the_file_starts_becomes_healthy_in_its_order_and_ends_in_order"
+        ),
+    ),
     "deploy.kubernetes": Requirement(
         "Manifests are rendered and validated, and their commands, environment and probes are run"
     ),

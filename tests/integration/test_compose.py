@@ -36,8 +36,12 @@ BOUGHT = [service for service in SERVICES.values() if not service.ours]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCKERFILE = (ROOT / "deploy/image/Dockerfile").read_text()
 PINNED = re.compile(r"[a-z/]+:\d+\.\d+(\.\d+)?(-[a-z0-9.]+)*")
+COMMAND_OPTIONS = {"BATON_TOKEN_FILE", "BATON_TLS_CA", "BATON_TLS_CERTIFICATE", "BATON_TLS_KEY"}
+"""Variables that the command `baton` reads, in the router's container."""
+KAFKA_FILES = ("KEYSTORE_FILENAME", "KEYSTORE_CREDENTIALS", "KEY_CREDENTIALS")
 BROKER_OF_ITS_OWN = {
     "controller.quorum.voters",
+    "inter.broker.listener.name",
     "listeners",
     "listener.security.protocol.map",
     "advertised.listeners",
@@ -59,7 +63,7 @@ def secrets(tmp_path: Path) -> Path:
 
 def loaded(service: Composed, secrets: Path, patch: pytest.MonkeyPatch) -> ProcessSettings:
     """The settings that the service starts with. A variable in its environment that is not a setting is refused."""
-    for name, value in service.environment.items():
+    for name, value in service.settings.items():
         patch.setenv(name, value.replace("/run/secrets", str(secrets)))
     return load(service.kind)
 
@@ -101,7 +105,8 @@ def listens(name: str) -> set[int]:
     if service.ours:
         return {port_of(address) for address in listeners(service).values() if not is_loopback(address)}
     if name == "kafka":
-        return {port_of(service.environment["KAFKA_ADVERTISED_LISTENERS"])}
+        advertised = service.environment["KAFKA_ADVERTISED_LISTENERS"].split(",")
+        return {port_of(address) for address in advertised if "://kafka:" in address}
     return {"postgres": {5432}, "redis": {6379}}[name]
 
 
@@ -121,8 +126,9 @@ def test_every_program_is_started_by_one_service_and_by_nothing_else() -> None:
 def test_the_environment_of_a_container_loads_as_its_programs_settings(
     service: Composed, secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No process would read a name with another prefix.
-    assert all(name.startswith(service.prefix) for name in service.environment)
+    # No process would read a name with another prefix; the command reads the others.
+    others = {name for name in service.environment if not name.startswith(service.prefix)}
+    assert others <= COMMAND_OPTIONS
     assert loaded(service, secrets, monkeypatch).log_format == "json"
 
 
@@ -151,13 +157,10 @@ def test_what_a_program_calls_has_started_before_unless_it_waits_for_the_program
 @each(PROGRAMS)
 def test_a_health_check_asks_every_listener_of_its_program(service: Composed) -> None:
     assert service.health[:4] == ["CMD", "python", "-m", "libs.rpc.health"]
-    assert [port_of(address) for address in service.health[4:]] == [
-        port_of(address) for address in listeners(service).values()
-    ]
-    assert all(is_loopback(address.removeprefix("http://")) for address in service.health[4:])
-    assert [address.startswith("http://") for address in service.health[4:]] == [
-        name == "http" for name in listeners(service)
-    ]
+    asked = [word for word in service.health[4:] if not word.startswith("--")]
+    assert [port_of(address) for address in asked] == [port_of(address) for address in listeners(service).values()]
+    assert all(is_loopback(address.removeprefix("http://")) for address in asked)
+    assert [address.startswith("http://") for address in asked] == [name == "http" for name in listeners(service)]
 
 
 @each(list(SERVICES.values()))
@@ -181,9 +184,55 @@ def test_a_listener_that_others_reach_has_a_token(
     assert isinstance(settings, RouterSettings | SimpleMcpSettings | ServiceLayerSettings)
     assert settings.token_file == secrets / "token"
     assert read_token(settings.token_file)
-    assert "token" in service.said["secrets"]
     if isinstance(settings, RouterSettings):
         assert is_loopback(settings.control)
+        assert settings.control_auth == "tokens"
+
+
+@each(PROGRAMS)
+def test_every_leg_is_encrypted_and_every_caller_is_known(
+    service: Composed, secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = loaded(service, secrets, monkeypatch)
+    assert isinstance(settings, RouterSettings | SimpleMcpSettings | ServiceLayerSettings)
+    ca, own = secrets / "ca.pem", secrets / f"{service.name}.pem"
+    assert (settings.tls_certificate, settings.tls_ca, settings.tls_client_ca) == (own, ca, ca)
+    assert (settings.public_auth, settings.public_auth_file) == ("tokens", secrets / "clients.toml")
+    assert settings.event_log_security == "SASL_SSL"
+    assert settings.event_keys == secrets / "event_keys.toml"
+    if isinstance(settings, ServiceLayerSettings):
+        assert "sslmode=verify-full" in settings.database
+        assert settings.redis.startswith("rediss://")
+    if not isinstance(settings, RouterSettings):
+        assert settings.event_auth == "require"
+
+
+@each(list(SERVICES.values()))
+def test_a_secret_that_a_container_names_is_mounted_there_and_no_other_is(service: Composed) -> None:
+    text = yaml.safe_dump({name: value for name, value in service.said.items() if name not in ("secrets", "configs")})
+    named = set(re.findall(r"(?:/run/secrets|/etc/kafka/secrets)/[\w.-]+", text))
+    if service.name == "kafka":
+        named |= {f"/etc/kafka/secrets/{service.environment[f'KAFKA_SSL_{name}']}" for name in KAFKA_FILES}
+    # By the files of settings, which are mounted too.
+    if "/run/secrets/service_layer.toml" in named:
+        named.add("/run/secrets/ca.pem")
+    assert named == set(service.mounted.values())
+    for file in service.mounted:
+        # The key of one service is in no other container.
+        own = service.name.removesuffix("-migrate").removesuffix("-init")
+        assert not file.endswith("-key.pem") or file == f"{own}-key.pem"
+
+
+def test_no_server_lets_anybody_in_from_the_network() -> None:
+    kafka = SERVICES["kafka"].environment
+    protocols = dict(pair.split(":") for pair in kafka["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    for listener in kafka["KAFKA_LISTENERS"].split(","):
+        name, _, place = listener.partition("://")
+        assert protocols[name] == "SASL_SSL" or place.startswith("localhost:")
+    assert SERVICES["redis"].command[1:5] == ["--port", "0", "--tls-port", "6379"]
+    rules = [line.split() for line in (ROOT / "deploy/compose/pg_hba.conf").read_text().splitlines() if line[0] != "#"]
+    assert [(rule[0], rule[-1]) for rule in rules] == [("local", "scram-sha-256"), ("hostssl", "scram-sha-256")]
+    assert "-chba_file=/etc/postgresql/pg_hba.conf" in SERVICES["postgres"].command
 
 
 def test_metrics_are_told_at_ports_of_their_own_that_the_top_of_the_file_names() -> None:
@@ -198,7 +247,7 @@ def test_metrics_are_told_at_ports_of_their_own_that_the_top_of_the_file_names()
 
 def test_only_what_clients_call_is_published_and_on_this_machine_only() -> None:
     published = {service.name: service.said["ports"] for service in SERVICES.values() if "ports" in service.said}
-    assert set(published) == {"router", "simple-mcp"}
+    assert set(published) == {"router"}
     for name, ports in published.items():
         found = [port_of(listeners(SERVICES[name])[door]) for door in ("public", "http")]
         assert ports == [f"127.0.0.1:{port}:{port}" for port in found]
@@ -244,8 +293,7 @@ def test_what_is_kept_is_in_named_volumes_and_secrets_that_exist() -> None:
     said = composed.read()
     used = {volume.partition(":")[0] for service in SERVICES.values() for volume in service.said.get("volumes", [])}
     assert used == set(said["volumes"])
-    mounted = {secret for service in SERVICES.values() for secret in service.said.get("secrets", [])}
-    assert mounted == set(said["secrets"])
+    assert {secret for service in SERVICES.values() for secret in service.mounted} == set(said["secrets"])
     # One volume of one service: no other program's file is in reach.
     assert SERVICES["simple-mcp"].said["volumes"] == SERVICES["simple-mcp-init"].said["volumes"]
     assert SERVICES["router"].said["volumes"] != SERVICES["simple-mcp"].said["volumes"]
@@ -254,13 +302,17 @@ def test_what_is_kept_is_in_named_volumes_and_secrets_that_exist() -> None:
 def test_making_secrets_again_leaves_them_as_they_are(tmp_path: Path) -> None:
     made = make_secrets(tmp_path / "secrets")
     assert {f"deploy/compose/secrets/{file.name}" for file in made} == {
-        secret["file"] for secret in composed.read()["secrets"].values()
+        *(secret["file"] for secret in composed.read()["secrets"].values()),
+        # For people and for the next `make up`.
+        *(f"deploy/compose/secrets/{name}" for name in ("ca-key.pem", "client_token", "kafka.pem", "kafka-key.pem")),
     }
     before = {file: file.read_bytes() for file in made}
     assert make_secrets(tmp_path / "secrets") == []
     assert before == {file: file.read_bytes() for file in made}
     # Readable by another user within the container; on the host, the folder is closed to others.
-    assert {file.stat().st_mode & 0o777 for file in made} == {0o444}
+    modes = {file.name: file.stat().st_mode & 0o777 for file in made}
+    assert modes.pop("ca-key.pem") == 0o600
+    assert all(mode & 0o444 == 0o444 and not mode & 0o022 for mode in modes.values())
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
 
 
@@ -295,7 +347,7 @@ def test_kafka_is_set_as_the_broker_of_the_tests_is() -> None:
     said = {
         name.removeprefix("KAFKA_").lower().replace("_", "."): value
         for name, value in SERVICES["kafka"].environment.items()
-        if name != "KAFKA_HEAP_OPTS"
+        if not name.startswith(("KAFKA_HEAP_OPTS", "KAFKA_OPTS", "KAFKA_SSL_", "KAFKA_SASL_"))
     }
     template = string.Template((KAFKA_DEPLOY / "server.properties.template").read_text())
     lines = template.substitute(port=1, controller_port=2, data="3", more_listeners="").splitlines()
@@ -364,7 +416,7 @@ def test_the_image_is_built_with_pinned_packages_only() -> None:
 
 def test_the_commands_that_the_file_tells_of_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    assert "\nup: ## " in makefile
+    assert "\nup: env ## " in makefile
     assert "\ndown: ## " in makefile
-    assert "deploy/compose/make_secrets.py" in makefile
+    assert "deploy.compose.make_secrets" in makefile
     assert yaml.safe_load((ROOT / "docker-compose.yml").read_text())["name"] == PROJECT["name"]

@@ -18,7 +18,7 @@ from libs.proving.servers import locate
 from libs.proving.servers.errors import ServersError
 from libs.proving.servers.ports import free_port, is_open
 from libs.proving.servers.process import Command, ServerProcess
-from libs.proving.servers.secure import SecureListeners
+from libs.proving.servers.secure import MoreListeners
 
 _FORMAT_SECONDS = 60.0
 _START_SECONDS = 90.0
@@ -37,7 +37,7 @@ class Kafka:
     return only after a record was produced, and `ready` waits for the same after a pause.
     """
 
-    def __init__(self, directory: Path, secure: SecureListeners | None = None) -> None:
+    def __init__(self, directory: Path, secure: MoreListeners | None = None) -> None:
         """`secure`: more listeners."""
         self._secure = secure
         self.directory = directory.resolve()

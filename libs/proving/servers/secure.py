@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from libs.proving.servers.ports import free_port
 
@@ -29,6 +30,24 @@ class Secrets:
     password: str = field(repr=False)
 
 
+class MoreListeners(Protocol):
+    """Listeners of a Kafka broker beside its plain one."""
+
+    @property
+    def listeners(self) -> str:
+        """To append to the setting `listeners`."""
+        ...
+
+    @property
+    def format_arguments(self) -> list[str]:
+        """For the storage tool, which creates the users of SCRAM."""
+        ...
+
+    def properties(self, directory: Path) -> str:
+        """More lines of the server's properties. Writes the files that they name into the directory."""
+        ...
+
+
 class SecureListeners:
     """Listeners of a Kafka broker: SASL_SSL with PLAIN, SCRAM-SHA-512 and OAUTHBEARER (unsigned tokens), and SSL, which
     requires a client's certificate."""
@@ -41,12 +60,10 @@ class SecureListeners:
 
     @property
     def listeners(self) -> str:
-        """To append to the setting `listeners`."""
         return f",SASL_SSL://127.0.0.1:{self.sasl_port},SSL://127.0.0.1:{self.ssl_port}"
 
     @property
     def format_arguments(self) -> list[str]:
-        """For the storage tool, which creates the users of SCRAM."""
         return [
             word
             for name, password in self._users.items()
@@ -54,7 +71,6 @@ class SecureListeners:
         ]
 
     def properties(self, directory: Path) -> str:
-        """More lines of the server's properties. Writes the files that they name into the directory."""
         store, trust = directory / "keystore.pem", directory / "truststore.pem"
         store.touch(mode=0o600)
         store.write_bytes(self._certificate.key.read_bytes() + self._certificate.certificate.read_bytes())
