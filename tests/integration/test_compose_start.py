@@ -222,7 +222,7 @@ def _call_as_the_file_says(around: LocalHost, secrets: Path) -> None:
         urllib.request.urlopen(url, timeout=START_SECONDS, context=trust)
     baton = Path(sys.executable).with_name("baton")
     address = around.address(router, "127.0.0.1:7700")
-    command = [baton, "status", "--address", address, "-o", "json"]
+    command: list[str] = [str(baton), "status", "--address", address, "-o", "json"]
     found = subprocess.run(command, env=around.environment(router), capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["stores"]
