@@ -311,8 +311,15 @@ async def test_a_conflict_is_shown_and_resolved_with_a_reason_that_the_journal_k
     for store in Store:
         (one,) = await system.ports(store).seizures.conflicts(1)
         await conflicts.resolve(decision, store, one.key, one.version)
-        with pytest.raises(NoConflict):
-            await conflicts.resolve(decision, store, one.key, one.version)
+        journaled = await system.migration.journal(10)
+        for key, version_of_none in (
+            (one.key, one.version),
+            (one.key, one.version._replace(term=9)),
+            ("sandboxes/none", one.version),
+        ):
+            with pytest.raises(NoConflict):
+                await conflicts.resolve(decision, store, key, version_of_none)
+        assert await system.migration.journal(10) == journaled
     assert version == (0, 2)
     (entry, *_) = await system.migration.journal(10)
     assert (entry.actor, entry.after.phase) == ("ann", Phase.OFF) and "made again by hand" in entry.reason

@@ -10,10 +10,12 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from libs.errors import BatonError, InvalidField
+from libs.ownership.limits import MAX_EVENT_BYTES
 from libs.ownership.model import Store, Version
-from libs.ownership.wire import version_to_pb
+from libs.ownership.wire import version_from_pb, version_to_pb
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
+from libs.rpc.limits import ANSWER_BYTES
 from services.router.flows.feed.events import ContentOf
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.stores import StoreClient, Stores
@@ -30,6 +32,10 @@ class NoConflict(BatonError):
 
     code = "NOT_FOUND"
     reason = "NO_CONFLICT"
+
+
+def _no_conflict(store: Store, key: str, version: Version) -> NoConflict:
+    return NoConflict(f"store {store} has no open conflict of {key!r} at {version.term}-{version.revision}")
 
 
 class ConflictAt(NamedTuple):
@@ -66,20 +72,32 @@ class Conflicts:
         return found, troubles
 
     async def resolve(self, decision: Decision, store: Store, key: str, version: Version) -> None:
-        """Resolve a conflict, after writing the decision to the journal.
+        """Resolve a conflict, after writing the decision to the journal. Without such a conflict nothing is written,
+        unless another operator resolves it at this moment.
 
         Raises InvalidField, NoConflict, ControlUnavailable, Outdated, and the errors of the store's client.
         """
         if not decision.reason.strip():
             raise InvalidField("reason", decision.reason, "how it was resolved; the journal keeps it")
         conflict = f"{store} {key} {version.term}-{version.revision}"
-        await self._migration.note(replace(decision, reason=f"{decision.reason} ({conflict})"), RESOLVED)
         client = self._stores[store]
+        if not await self._may_be_open(client, key, version):
+            raise _no_conflict(store, key, version)
+        await self._migration.note(replace(decision, reason=f"{decision.reason} ({conflict})"), RESOLVED)
         request = pb.ResolveConflictRequest(
             key=key, version=version_to_pb(version), resolution=f"{decision.actor}: {decision.reason}"
         )
         if not (await client.ask(client.recovery.ResolveConflict, request, CALL_SECONDS)).resolved:
-            raise NoConflict(f"store {store} has no open conflict of {key!r} at {version.term}-{version.revision}")
+            raise _no_conflict(store, key, version)
+
+    async def _may_be_open(self, client: StoreClient, key: str, version: Version) -> bool:
+        """Whether the conflict is open, or may be beyond those that the store lists."""
+        request = pb.ListConflictsRequest(limit=MAX_CONFLICTS)
+        listed = (await client.ask(client.recovery.ListConflicts, request, CALL_SECONDS)).conflicts
+        found = [one for one in listed if not one.resolution]
+        is_listed = any((one.key, version_from_pb(one.version)) == (key, version) for one in found)
+        size = sum(len(one.event) for one in listed)
+        return is_listed or len(listed) == MAX_CONFLICTS or size + MAX_EVENT_BYTES > ANSWER_BYTES
 
     async def _of(self, client: StoreClient, limit: int) -> Sequence[pb.ListConflictsResponse.Conflict] | str:
         try:
