@@ -844,6 +844,23 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "an_operator_can_always_go_back",
         ),
     ),
+    "trust.two-person": Requirement(
+        "A step without a way back can be made to need two admins; a rollback never needs a second one",
+        _in(
+            "integration/test_two_person.py",
+            "a_seizure_waits_for_a_second_admin_and_runs_once",
+            "the_last_phase_waits_and_meets_its_gates_on_approval",
+            "a_call_on_another_setting_is_outdated",
+            "one_admin_can_roll_back_alone_and_cannot_switch_the_rule_off",
+            "a_router_without_names_is_no_way_around",
+            "two_people_at_the_command_line",
+        )
+        + _in("unit/test_approvals.py", "steps_without_a_way_back_need_a_second_person", "a_call_expires")
+        + _in(
+            "contracts/test_control_store.py",
+            "a_call_that_waits_for_a_second_person_is_seen_by_all_routers_and_taken_once",
+        ),
+    ),
     "trust.tls": Requirement(
         "TLS on every leg between clients, operators and processes; peers that cannot be trusted are refused in words",
         _in(

@@ -22,7 +22,9 @@ from services.router.control.port import (
 )
 from services.router.control.postgres import PostgresControlStore
 from services.router.control.sqlite import SqliteControlStore
+from services.router.core.approvals import approve, basis, record
 from services.router.core.gates import GateResult, Verdict
+from services.router.core.pending import PendingCall
 from services.router.core.phase import Phase, Setting, advance, next_phase, set_canary, set_flag
 from tests.contracts.control_adapters import OpenControl
 
@@ -64,6 +66,23 @@ async def test_flags_and_their_journal_are_seen_by_another_router(open_control: 
         assert await one.change(entry)
         assert (await other.load()).flags == (("x.off", False), ("x.on", True))
         assert (await other.journal(1))[0].after.flags == (("x.off", False), ("x.on", True))
+
+
+async def test_a_call_that_waits_for_a_second_person_is_seen_by_all_routers_and_taken_once(
+    open_control: OpenControl,
+) -> None:
+    async with open_control(None) as one, open_control(None) as other:
+        first = await one.load()
+        call = PendingCall("c1", "StartJob", b"\x00\xff", "idp:ann", "B is lost", basis(first), 1_700_000_000.25)
+        recorded = replace(record(first, call), two_person=True)
+        assert await one.change(JournalEntry(1.0, "ann", "approval requested", "", first, recorded))
+        before = await other.load()
+        assert before == recorded
+        assert (await other.journal(1))[0].after == recorded
+        after, _ = approve(replace(before, two_person=False), "c1", "idp:bob", 1_700_000_001.0)
+        entry = JournalEntry(2.0, "bob", "approved", "", before, after)
+        assert sorted(await asyncio.gather(one.change(entry), other.change(entry))) == [False, True]
+        assert (await one.load()).pending == ()
 
 
 async def test_of_two_changers_one_wins_and_the_loser_changes_nothing(open_control: OpenControl) -> None:

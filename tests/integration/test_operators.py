@@ -127,7 +127,7 @@ async def test_secrets_are_shown_to_admins_only_by_every_method_that_can(tmp_pat
 
 async def test_the_subject_is_the_actor_and_the_given_name_is_beside_it(tmp_path: Path) -> None:
     async with running_router(control_auth="tokens", control_auth_file=operators_file(tmp_path)) as address:
-        router = _At(address)
+        router = At(address)
         flags = await answer(router, "flags", "list", "--token-file", token_file(tmp_path, "viewer"))
         change = ("flags", "set", flags["flags"][0]["name"], "false", "--reason", "drill", "--yes")
         await answer(router, *change, "--token-file", token_file(tmp_path, "operator"))
@@ -137,7 +137,7 @@ async def test_the_subject_is_the_actor_and_the_given_name_is_beside_it(tmp_path
 
 async def test_the_command_says_what_is_missing_and_exits_with_5(tmp_path: Path) -> None:
     async with running_router(control_auth="tokens", control_auth_file=operators_file(tmp_path)) as address:
-        router = _At(address)
+        router = At(address)
         without = await baton(router, "status")
         assert (without.exit_code, "name the file of yours with --token-file" in without.stderr) == (Exit.REFUSED, True)
         unknown = await baton(router, "status", "--token-file", str(write(tmp_path / "other", "x" * 20)))
@@ -305,6 +305,8 @@ async def command(environment: Mapping[str, str], *arguments: str, code: Exit = 
     return (errors if code else done).decode()
 
 
-class _At:
+class At:
+    """A router for `tests.commands`."""
+
     def __init__(self, address: str) -> None:
         self.address = address

@@ -7,10 +7,21 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from libs.clock import ManualClock
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from services.router.api.approvals import ApprovalMethods
 from services.router.api.control import control_service
+from services.router.control.memory import MemoryControlStore
+from services.router.flows.steering.observe import SettingCache
 
-METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["ControlService"].methods]
+OWN = {name for name in dir(ApprovalMethods) if name[0].isupper()}
+METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["ControlService"].methods if method.name not in OWN]
+"""All methods but those of the two-person rule."""
+
+
+def approvals() -> ApprovalMethods:
+    clock = ManualClock()
+    return ApprovalMethods(MagicMock(), SettingCache(MemoryControlStore(clock=clock), clock), clock)
 
 
 class Part:
@@ -27,7 +38,7 @@ class Part:
 
 
 async def test_each_method_is_taken_from_the_part_that_has_it() -> None:
-    servicer = control_service([Part(*METHODS[:5]), Part(), Part(*METHODS[5:])]).servicer
+    servicer = control_service([Part(*METHODS[:5]), Part(), Part(*METHODS[5:])], approvals()).servicer
     assert [await getattr(servicer, name)(MagicMock(), None) for name in METHODS] == METHODS
 
 
@@ -40,4 +51,4 @@ async def test_each_method_is_taken_from_the_part_that_has_it() -> None:
 )
 def test_a_method_without_a_part_or_with_two_is_refused(parts: list[Part], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        control_service(parts)
+        control_service(parts, approvals())

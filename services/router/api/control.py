@@ -11,6 +11,7 @@ from libs.pb.baton.control.v1 import control_pb2_grpc
 from libs.rpc.errors import Context
 from libs.rpc.server import TypedService
 from libs.telemetry.vitals import vitals
+from services.router.api.approvals import ApprovalMethods
 from services.router.api.messages import (
     PHASE_NUMBERS,
     entry_to_pb,
@@ -93,13 +94,14 @@ class DoctorMethods:
         return pb.GetVitalsResponse(vitals=vitals())
 
 
-def control_service(parts: Sequence[object]) -> TypedService:
-    """For `libs.rpc.server.Server`, on a listener of its own with a token of its own. Each method of the service is in
-    exactly one of the parts. Raises ValueError."""
+def control_service(parts: Sequence[object], approvals: ApprovalMethods) -> TypedService:
+    """For `libs.rpc.server.Server`, on a listener of its own. Each method of the service is in exactly one of the
+    parts, behind the check of its role and the two-person rule of `approvals`. Raises ValueError."""
     found = {}
     for method in pb.DESCRIPTOR.services_by_name["ControlService"].methods:
-        having = [part for part in parts if hasattr(part, method.name)]
+        having = [part for part in (*parts, approvals) if hasattr(part, method.name)]
         if len(having) != 1:
             raise ValueError(f"{method.name} is in {len(having)} parts of the control API, it must be in one")
-        found[method.name] = guarded(method.name, getattr(having[0], method.name))
+        behind_rule = approvals.guarded(method.name, getattr(having[0], method.name))
+        found[method.name] = guarded(method.name, behind_rule)
     return TypedService(SERVICE, SimpleNamespace(**found), control_pb2_grpc.add_ControlServiceServicer_to_server)

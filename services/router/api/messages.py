@@ -52,6 +52,7 @@ def setting_to_pb(setting: Setting) -> pb.Setting:
         shadow_same=setting.shadow_same,
         limits=dict(setting.limits),
         serves_subjects=setting.serves_subjects,
+        two_person=setting.two_person,
     )
 
 

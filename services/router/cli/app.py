@@ -16,6 +16,7 @@ from typer._click.exceptions import ClickException
 from typer.core import TyperGroup
 
 from services.router.cli import (
+    approvals,
     audit,
     bench,
     changes,
@@ -53,6 +54,7 @@ MODULES = (
     replay,
     recover,
     conflicts,
+    approvals,
     records,
     events,
     rehearse,
@@ -74,7 +76,8 @@ for confirmation. Without a terminal it needs --yes.
 `-o json` prints one object: a list under one key, a plan with dry_run and effects, an error (on stderr) under "error".
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 blocked by a gate that fails, 4 blocked by a gate without evidence,
-5 refused: no valid token or certificate, or a role is missing.
+5 refused: no valid token or certificate, or a role is missing,
+6 a second admin must approve.
 """
 
 _ASKS_JSON = re.compile(r"(-o|--output=?)json")

@@ -80,6 +80,8 @@ class Control:
         if reason == "GATE_BLOCKED":
             inconclusive = found.get("verdict") == "INCONCLUSIVE"
             return CommandFailed(message, Exit.INCONCLUSIVE if inconclusive else Exit.BLOCKED)
+        if reason == "SECOND_PERSON_NEEDED":
+            return CommandFailed(message, Exit.SECOND_PERSON)
         if reason == "ROLE_MISSING":
             remedy = "ask a colleague who has the role, or an admin for it; the token or certificate carries your roles"
             return CommandFailed(f"{message}; {remedy}", Exit.REFUSED)
@@ -147,6 +149,7 @@ def setting_from_pb(message: pb.Setting) -> Setting:
         flags=tuple(sorted(message.flags.items())),
         limits=tuple(sorted(message.limits.items())),
         serves_subjects=message.serves_subjects,
+        two_person=message.two_person,
     )
 
 

@@ -36,6 +36,8 @@ class Exit(IntEnum):
     """A gate has too little evidence."""
     REFUSED = 5
     """The router refuses the caller: it has no valid credentials, or lacks a role."""
+    SECOND_PERSON = 6
+    """A second admin must approve the call."""
 
 
 class CommandFailed(Exception):
@@ -174,7 +176,9 @@ class Revealing(Acting):
         return {"reveal": True, "actor": self.who, "reason": self.reason}
 
 
-SETTING_KEYS = "phase generation canary_percent hold shadow_percent shadow_same set_flags limits serves_subjects"
+SETTING_KEYS = (
+    "phase generation canary_percent hold shadow_percent shadow_same set_flags limits serves_subjects two_person"
+)
 """Keys of a setting in JSON (`views.setting_view`)."""
 
 _HELP_COLUMNS = 76

@@ -101,6 +101,7 @@ def setting_view(setting: Setting) -> View:
         "set_flags": dict(setting.flags),
         "limits": dict(setting.limits),
         "serves_subjects": setting.serves_subjects,
+        "two_person": setting.two_person,
     }
 
 

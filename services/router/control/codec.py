@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 from services.router.control.port import DamagedSetting
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.jobs import Job, JobState
+from services.router.core.pending import PendingCall
 from services.router.core.phase import Phase, Setting
 
 
@@ -26,6 +27,8 @@ def setting_to_json(setting: Setting) -> str:
             "shadow_same": setting.shadow_same,
             "shadow_since": setting.shadow_since,
             "serves_subjects": setting.serves_subjects,
+            "two_person": setting.two_person,
+            "pending": [{**asdict(call), "request": call.request.hex()} for call in setting.pending],
         }
     )
 
@@ -44,6 +47,10 @@ def setting_from_json(text: str) -> Setting:
         shadow_same=bool(found.get("shadow_same", False)),
         shadow_since=int(found.get("shadow_since", 0)),
         serves_subjects=bool(found.get("serves_subjects", False)),
+        two_person=bool(found.get("two_person", False)),
+        pending=tuple(
+            PendingCall(**{**call, "request": bytes.fromhex(call["request"])}) for call in found.get("pending", ())
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from enum import Enum
 
 from libs.errors import BatonError
 from libs.ownership.model import Store
+from services.router.core.pending import PendingCall
 
 CANARY_FULL = 1000
 """Permille: all buckets."""
@@ -197,6 +198,10 @@ class Setting:
     """Generation that set the comparison. Counts start again with it."""
     serves_subjects: bool = False
     """Requests are served under the subjects of their callers, not under `anonymous`."""
+    two_person: bool = False
+    """Steps without a way back need a second person (see `core.approvals`)."""
+    pending: tuple[PendingCall, ...] = ()
+    """Calls that wait for a second person."""
 
     @property
     def rule(self) -> PhaseRule:

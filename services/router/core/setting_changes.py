@@ -28,6 +28,8 @@ def changes(before: Setting, after: Setting) -> list[str]:
         found.append(f"rehearsal of buckets {buckets} {'begun' if after.rehearsal else 'ended'}")
     if before.serves_subjects != after.serves_subjects:
         found.append(f"requests served under {principals(before)} -> {principals(after)}")
+    if before.two_person != after.two_person:
+        found.append(f"two-person rule {'on' if after.two_person else 'off'}")
     found += [
         f"flag {name} = {_word(new)} (was {_word(old)})" for name, old, new in _differing(before.flags, after.flags)
     ]

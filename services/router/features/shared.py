@@ -14,6 +14,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.clients import Clients
 from libs.rpc.server import TypedService
 from libs.tasks import Loop
+from services.router.api.approvals import ApprovalMethods
 from services.router.api.control import PhaseMethods, control_service
 from services.router.api.jobs import JobMethods
 from services.router.api.status import MoverView, StatusMethods
@@ -128,6 +129,11 @@ class SharedFlows:
 
     def control_api(self) -> TypedService:
         """The control API of the shared flows and all features. Raises ValueError."""
+        approvals = ApprovalMethods(self.migration, self.cache, self.clock)
+
+        def add_pending(answer: pb.GetStatusResponse) -> None:
+            answer.alerts.extend(approvals.alerts(self.cache.current))
+
         status = StatusMethods(
             self.cache,
             self.observer,
@@ -136,10 +142,11 @@ class SharedFlows:
             self.migration,
             self.jobs,
             self.traffic,
-            [feature.status for feature in self.features],
+            [*(feature.status for feature in self.features), add_pending],
         )
         parts = [method for feature in self.features for method in feature.methods]
-        return control_service([status, PhaseMethods(self.migration), JobMethods(self.jobs, self.migration), *parts])
+        own = [status, PhaseMethods(self.migration), JobMethods(self.jobs, self.migration)]
+        return control_service([*own, *parts], approvals)
 
     @property
     def loops(self) -> list[Loop]:

@@ -11,12 +11,14 @@ from typing import NamedTuple
 from libs.clock import Clock
 from libs.errors import InvalidField
 from services.router.control.port import AUTOMATIC, ControlStore, DamagedSetting, JournalEntry
+from services.router.core import approvals
 from services.router.core import phase as phases
 from services.router.core.attention import clock_warning
 from services.router.core.automatic_rollback import rolled_back
 from services.router.core.gates import Evidence, GateResult, Limits, Verdict, check, not_overridable, warnings, worst
 from services.router.core.limits import changed
 from services.router.core.pace import Pace
+from services.router.core.pending import PendingCall
 from services.router.core.phase import PHASES, GateBlocked, IllegalMove, Outdated, Phase, Setting
 from services.router.core.setting_changes import changes
 from services.router.flows.steering.observe import SettingCache
@@ -25,6 +27,9 @@ log = logging.getLogger(__name__)
 
 BATON = "baton"
 """The actor of an automatic rollback."""
+
+RECORDED, APPROVED = "approval requested", "approved"
+"""Actions in the journal of a call that needs a second person."""
 
 DEFAULT_LIMITS = Limits()
 
@@ -226,6 +231,28 @@ class Migration:
             with suppress(Outdated):
                 return await self._commit(action, decision, before, phases.noted(before))
         raise Outdated(f"others changed the setting {_NOTES} times: nothing was done, try again")
+
+    async def record(self, decision: Decision, call: PendingCall) -> PendingCall:
+        """Record a call that needs a second person; a repeated one is not recorded again. Raises as `rollback` does,
+        and TooManyCalls."""
+        before = await self._begin(decision)
+        if known := approvals.same(before, call):
+            return known
+        await self._commit(RECORDED, decision, before, approvals.record(before, call))
+        return call
+
+    async def approve(self, decision: Decision, call_id: str, subject: str) -> PendingCall:
+        """Take a call that another person has made, to run it. Raises as `rollback` does, and CallNotFound, OwnCall."""
+        before = await self._begin(decision)
+        after, call = approvals.approve(before, call_id, subject, self._clock.now())
+        reason = f"{decision.reason} ({call.id}: {call.method}, called by {call.subject})".strip()
+        await self._commit(APPROVED, replace(decision, reason=reason), before, after)
+        return call
+
+    async def set_two_person(self, decision: Decision, *, on: bool) -> Setting:
+        """Raises as `rollback` does."""
+        before = await self._begin(decision)
+        return await self._commit("two-person rule", decision, before, approvals.set_two_person(before, on=on))
 
     async def journal(self, limit: int) -> Sequence[JournalEntry]:
         """Newest first. Raises InvalidField, ControlUnavailable."""

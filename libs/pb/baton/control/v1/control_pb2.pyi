@@ -177,6 +177,7 @@ class Setting(_message.Message):
     SHADOW_SAME_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     SERVES_SUBJECTS_FIELD_NUMBER: _builtins.int
+    TWO_PERSON_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     phase: Global___Phase.ValueType
     canary_permille: _builtins.int
@@ -189,6 +190,8 @@ class Setting(_message.Message):
     """Reads are compared with a second answer of the same store."""
     serves_subjects: _builtins.bool
     """Requests are served under the subjects of their callers, rather than under "anonymous"."""
+    two_person: _builtins.bool
+    """Steps without a way back need a second person."""
     @_builtins.property
     def flags(self) -> _containers.ScalarMap[_builtins.str, _builtins.bool]:
         """Flags that the operator has set, by full name. A missing flag is unset."""
@@ -214,14 +217,65 @@ class Setting(_message.Message):
         shadow_same: _builtins.bool = ...,
         limits: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         serves_subjects: _builtins.bool = ...,
+        two_person: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "flags", b"flags", "generation", b"generation", "hold", b"hold", "limits", b"limits", "phase", b"phase", "rehearsal", b"rehearsal", "serves_subjects", b"serves_subjects", "shadow_permille", b"shadow_permille", "shadow_same", b"shadow_same"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "flags", b"flags", "generation", b"generation", "hold", b"hold", "limits", b"limits", "phase", b"phase", "rehearsal", b"rehearsal", "serves_subjects", b"serves_subjects", "shadow_permille", b"shadow_permille", "shadow_same", b"shadow_same", "two_person", b"two_person"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Setting: _TypeAlias = Setting  # noqa: Y015
+
+@_typing.final
+class SetTwoPersonRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    ON_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    """Reason, kept in the journal."""
+    generation: _builtins.int
+    """Generation of the setting that the decision is based on. 0 accepts any."""
+    on: _builtins.bool
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        on: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "generation", b"generation", "on", b"on", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTwoPersonRequest: _TypeAlias = SetTwoPersonRequest  # noqa: Y015
+
+@_typing.final
+class SetTwoPersonResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def setting(self) -> Global___Setting: ...
+    def __init__(
+        self,
+        *,
+        setting: Global___Setting | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTwoPersonResponse: _TypeAlias = SetTwoPersonResponse  # noqa: Y015
 
 @_typing.final
 class ProbeRequest(_message.Message):

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from libs.pb.baton.control.v1 import approvals_pb2 as baton_dot_control_dot_v1_dot_approvals__pb2
 from libs.pb.baton.control.v1 import conflicts_pb2 as baton_dot_control_dot_v1_dot_conflicts__pb2
 from libs.pb.baton.control.v1 import control_pb2 as baton_dot_control_dot_v1_dot_control__pb2
 from libs.pb.baton.control.v1 import events_pb2 as baton_dot_control_dot_v1_dot_events__pb2
@@ -221,6 +222,21 @@ class ControlServiceStub:
                 '/baton.control.v1.ControlService/SwitchIdentity',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityResponse.FromString,
+                _registered_method=True)
+        self.SetTwoPerson = channel.unary_unary(
+                '/baton.control.v1.ControlService/SetTwoPerson',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetTwoPersonRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetTwoPersonResponse.FromString,
+                _registered_method=True)
+        self.ListPendingCalls = channel.unary_unary(
+                '/baton.control.v1.ControlService/ListPendingCalls',
+                request_serializer=baton_dot_control_dot_v1_dot_approvals__pb2.ListPendingCallsRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_approvals__pb2.ListPendingCallsResponse.FromString,
+                _registered_method=True)
+        self.ApproveCall = channel.unary_unary(
+                '/baton.control.v1.ControlService/ApproveCall',
+                request_serializer=baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallResponse.FromString,
                 _registered_method=True)
         self.GetVitals = channel.unary_unary(
                 '/baton.control.v1.ControlService/GetVitals',
@@ -494,6 +510,31 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTwoPerson(self, request, context):
+        """Switches the two-person rule on or off. Off needs a second person. Fails with FAILED_PRECONDITION,
+        IDENTITY_NEEDED if the listener does not authenticate its callers by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPendingCalls(self, request, context):
+        """Returns the calls that wait for a second person. Under the two-person rule the first call of DEPRECATED, of a
+        seizure, of a drop of unauthenticated events and of SetTwoPerson off fails with FAILED_PRECONDITION,
+        SECOND_PERSON_NEEDED, and its metadata has the id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveCall(self, request, context):
+        """Runs a call that another admin has made, once. Fails with ABORTED, OUTDATED if the setting of the migration has
+        changed since that call, and with PERMISSION_DENIED, OWN_CALL if both callers are the same.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVitals(self, request, context):
         """Returns the resources that this process uses: tasks, memory, descriptors.
         """
@@ -688,6 +729,21 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.SwitchIdentity,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityResponse.SerializeToString,
+            ),
+            'SetTwoPerson': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTwoPerson,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetTwoPersonRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetTwoPersonResponse.SerializeToString,
+            ),
+            'ListPendingCalls': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPendingCalls,
+                    request_deserializer=baton_dot_control_dot_v1_dot_approvals__pb2.ListPendingCallsRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_approvals__pb2.ListPendingCallsResponse.SerializeToString,
+            ),
+            'ApproveCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveCall,
+                    request_deserializer=baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallResponse.SerializeToString,
             ),
             'GetVitals': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVitals,
@@ -1694,6 +1750,87 @@ class ControlService:
             '/baton.control.v1.ControlService/SwitchIdentity',
             baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.SwitchIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTwoPerson(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/SetTwoPerson',
+            baton_dot_control_dot_v1_dot_control__pb2.SetTwoPersonRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.SetTwoPersonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPendingCalls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ListPendingCalls',
+            baton_dot_control_dot_v1_dot_approvals__pb2.ListPendingCallsRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_approvals__pb2.ListPendingCallsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ApproveCall',
+            baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,6 +3,7 @@
 isort:skip_file
 The operator's API of a router, served on a listener of its own."""
 
+from libs.pb.baton.control.v1 import approvals_pb2 as _approvals_pb2
 from libs.pb.baton.control.v1 import conflicts_pb2 as _conflicts_pb2
 from libs.pb.baton.control.v1 import control_pb2 as _control_pb2
 from libs.pb.baton.control.v1 import events_pb2 as _events_pb2
@@ -116,6 +117,19 @@ class ControlServiceStub:
     """Changes the principal under which requests are served, at all routers and stores, within a second. The journal keeps
     the change. FAILED_PRECONDITION, IDENTITY_NOT_READY: a process cannot follow.
     """
+    SetTwoPerson: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetTwoPersonRequest, _control_pb2.SetTwoPersonResponse]
+    """Switches the two-person rule on or off. Off needs a second person. Fails with FAILED_PRECONDITION,
+    IDENTITY_NEEDED if the listener does not authenticate its callers by name.
+    """
+    ListPendingCalls: _grpc.UnaryUnaryMultiCallable[_approvals_pb2.ListPendingCallsRequest, _approvals_pb2.ListPendingCallsResponse]
+    """Returns the calls that wait for a second person. Under the two-person rule the first call of DEPRECATED, of a
+    seizure, of a drop of unauthenticated events and of SetTwoPerson off fails with FAILED_PRECONDITION,
+    SECOND_PERSON_NEEDED, and its metadata has the id.
+    """
+    ApproveCall: _grpc.UnaryUnaryMultiCallable[_approvals_pb2.ApproveCallRequest, _approvals_pb2.ApproveCallResponse]
+    """Runs a call that another admin has made, once. Fails with ABORTED, OUTDATED if the setting of the migration has
+    changed since that call, and with PERMISSION_DENIED, OWN_CALL if both callers are the same.
+    """
     GetVitals: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]
     """Returns the resources that this process uses: tasks, memory, descriptors."""
 
@@ -203,6 +217,19 @@ class ControlServiceAsyncStub(ControlServiceStub):
     SwitchIdentity: _aio.UnaryUnaryMultiCallable[_control_pb2.SwitchIdentityRequest, _control_pb2.SwitchIdentityResponse]  # type: ignore[assignment]
     """Changes the principal under which requests are served, at all routers and stores, within a second. The journal keeps
     the change. FAILED_PRECONDITION, IDENTITY_NOT_READY: a process cannot follow.
+    """
+    SetTwoPerson: _aio.UnaryUnaryMultiCallable[_control_pb2.SetTwoPersonRequest, _control_pb2.SetTwoPersonResponse]  # type: ignore[assignment]
+    """Switches the two-person rule on or off. Off needs a second person. Fails with FAILED_PRECONDITION,
+    IDENTITY_NEEDED if the listener does not authenticate its callers by name.
+    """
+    ListPendingCalls: _aio.UnaryUnaryMultiCallable[_approvals_pb2.ListPendingCallsRequest, _approvals_pb2.ListPendingCallsResponse]  # type: ignore[assignment]
+    """Returns the calls that wait for a second person. Under the two-person rule the first call of DEPRECATED, of a
+    seizure, of a drop of unauthenticated events and of SetTwoPerson off fails with FAILED_PRECONDITION,
+    SECOND_PERSON_NEEDED, and its metadata has the id.
+    """
+    ApproveCall: _aio.UnaryUnaryMultiCallable[_approvals_pb2.ApproveCallRequest, _approvals_pb2.ApproveCallResponse]  # type: ignore[assignment]
+    """Runs a call that another admin has made, once. Fails with ABORTED, OUTDATED if the setting of the migration has
+    changed since that call, and with PERMISSION_DENIED, OWN_CALL if both callers are the same.
     """
     GetVitals: _aio.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]  # type: ignore[assignment]
     """Returns the resources that this process uses: tasks, memory, descriptors."""
@@ -510,6 +537,37 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_control_pb2.SwitchIdentityResponse, _abc.Awaitable[_control_pb2.SwitchIdentityResponse]]:
         """Changes the principal under which requests are served, at all routers and stores, within a second. The journal keeps
         the change. FAILED_PRECONDITION, IDENTITY_NOT_READY: a process cannot follow.
+        """
+
+    @_abc_1.abstractmethod
+    def SetTwoPerson(
+        self,
+        request: _control_pb2.SetTwoPersonRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetTwoPersonResponse, _abc.Awaitable[_control_pb2.SetTwoPersonResponse]]:
+        """Switches the two-person rule on or off. Off needs a second person. Fails with FAILED_PRECONDITION,
+        IDENTITY_NEEDED if the listener does not authenticate its callers by name.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPendingCalls(
+        self,
+        request: _approvals_pb2.ListPendingCallsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_approvals_pb2.ListPendingCallsResponse, _abc.Awaitable[_approvals_pb2.ListPendingCallsResponse]]:
+        """Returns the calls that wait for a second person. Under the two-person rule the first call of DEPRECATED, of a
+        seizure, of a drop of unauthenticated events and of SetTwoPerson off fails with FAILED_PRECONDITION,
+        SECOND_PERSON_NEEDED, and its metadata has the id.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveCall(
+        self,
+        request: _approvals_pb2.ApproveCallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_approvals_pb2.ApproveCallResponse, _abc.Awaitable[_approvals_pb2.ApproveCallResponse]]:
+        """Runs a call that another admin has made, once. Fails with ABORTED, OUTDATED if the setting of the migration has
+        changed since that call, and with PERMISSION_DENIED, OWN_CALL if both callers are the same.
         """
 
     @_abc_1.abstractmethod
