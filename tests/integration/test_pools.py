@@ -141,6 +141,7 @@ async def test_a_process_without_free_connections_refuses_instead_of_letting_cal
                 return reason_of(error)[0]
             return "OK"
 
+        await reason()
         async with table_locked(store_dsn):
             reasons = await asyncio.gather(*(reason() for _ in range(CALLS)))
         assert reasons.count("OVERLOADED") > CALLS // 2, "few may wait"

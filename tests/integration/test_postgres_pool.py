@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from typing import Any
 
 import asyncpg
 import pytest
 
+from libs.errors import StoreUnavailable
+from libs.proving.servers.postgres import Postgres
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
 
 ONE = PostgresOptions(pools=PoolSettings(request_pool=1, apply_pool=1, control_pool=1))
@@ -62,3 +66,22 @@ async def test_a_connection_inside_a_transaction_does_not_go_back_to_the_pool(st
             assert ends == "raises"
         assert await store.requests.run(next_user) is False
         assert await in_database(store_dsn, "SELECT now FROM tick") == before + 1, "committed, and nothing else"
+
+
+async def test_calls_that_wait_for_a_connection_to_be_made_find_the_store_unavailable(
+    postgres: Postgres, store_dsn: str
+) -> None:
+    """Not overloaded: a router waits for a store that is unavailable, as while its database restarts."""
+
+    async def asks(connection: Any) -> int:
+        return int(await connection.fetchval("SELECT 1"))
+
+    async with open_store(store_dsn, options=ONE) as store:
+        await store.requests.engine.dispose()
+        postgres.kill(signal.SIGSTOP)
+        try:
+            found = await asyncio.gather(*(store.requests.run(asks) for _ in range(3)), return_exceptions=True)
+        finally:
+            postgres.kill(signal.SIGCONT)
+        assert [type(one) for one in found] == [StoreUnavailable] * 3, found
+        assert await asyncio.gather(*(store.requests.run(asks) for _ in range(3))) == [1, 1, 1]

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from libs.errors import BatonError, LockTimeout, Overloaded, StoreUnavailable
@@ -153,6 +154,7 @@ class Pool:
         self._anchor = anchor
         self._most_tasks = size * _TASKS_PER_CONNECTION
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._leased = 0
 
     def __repr__(self) -> str:
         return f"<Pool {self.name} tasks={len(self._tasks)} {self.engine.pool.status()}>"
@@ -222,24 +224,43 @@ class Pool:
             broken = False
             raise
         finally:
-            if broken or not _is_reusable(leased.driver_connection):
-                # Drop it without closing the session: the server may not answer.
-                leased.invalidate()
-            else:
-                leased.close()
+            self.give_back(leased, reusable=not broken and _is_reusable(leased.driver_connection))
 
     async def lease(self) -> PoolProxiedConnection:
-        """Take a connection for `connection`, or to keep for long. Raises foreign exceptions."""
-        leased = await self.engine.raw_connection()
-        for _ in range(self.engine.pool.size() + 1):  # type: ignore[attr-defined]
+        """Take a connection for `connection`, or to keep for long. Raises StoreUnavailable, foreign exceptions."""
+        leased = await self._taken()
+        for _ in range(self._size + 1):
             connection: Connection = leased.driver_connection
             if not connection.is_closed():
                 await self._recognise(leased)
-                return leased
+                break
             # The server went away or ended the session while the connection was idle in the pool.
             leased.invalidate()
-            leased = await self.engine.raw_connection()
+            leased = await self._taken()
+        self._leased += 1
         return leased
+
+    def give_back(self, leased: PoolProxiedConnection, *, reusable: bool) -> None:
+        """End a lease. A connection that is not reusable is dropped without closing its session: the server may not
+        answer."""
+        self._leased -= 1
+        if reusable:
+            leased.close()
+        else:
+            leased.invalidate()
+
+    async def _taken(self) -> PoolProxiedConnection:
+        try:
+            return await self.engine.raw_connection()
+        except PoolTimeout:
+            if self._leased == self._size:
+                raise
+            # The pool is not busy. Its connections are still being made, as after a restart of the database.
+            raise StoreUnavailable(detail=f"the {self.name} pool has no connection yet") from None
+
+    @property
+    def _size(self) -> int:
+        return int(self.engine.pool.size())  # type: ignore[attr-defined]
 
     async def _recognise(self, leased: PoolProxiedConnection) -> None:
         """Check which database a new connection has reached. Raises DatabaseReplaced; foreign exceptions."""

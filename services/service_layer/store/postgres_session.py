@@ -150,7 +150,7 @@ class Session:
         leased, self._leased = self._leased, None
         self._has_clock = False
         if leased is not None:
-            leased.invalidate()
+            self._pool.give_back(leased, reusable=False)
 
 
 async def _held(connection: Connection) -> _Held:
