@@ -17,8 +17,10 @@ WAIT_SECONDS = 10.0
 WORK_STEPS = 200
 # Where a busy machine must not be taken for a server that is away.
 PATIENT = RedisLockSettings(command_seconds=WAIT_SECONDS)
-# Redis drops a lock without renewals within the time of a test.
-SHORT = RedisLockSettings(ttl_seconds=0.6, renew_seconds=0.12, probe_seconds=0.05)
+# Redis drops a lock without renewals within the time of a test. A dead server refuses a command at once.
+SHORT = RedisLockSettings(ttl_seconds=0.6, renew_seconds=0.12, probe_seconds=0.05, command_seconds=WAIT_SECONDS)
+# A silent server is noticed within the time of a test, and a busy machine can still answer in time.
+PROBING = RedisLockSettings(probe_seconds=0.05, command_seconds=2.0)
 
 
 @dataclass

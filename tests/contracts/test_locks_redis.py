@@ -17,6 +17,7 @@ from libs.proving.servers.redis import Redis
 from tests.contracts.lock_adapters import (
     KEY,
     PATIENT,
+    PROBING,
     SHORT,
     WAIT_SECONDS,
     Pair,
@@ -42,9 +43,14 @@ def stopped(redis_server: Redis) -> Iterator[Redis]:
 
 
 async def test_a_lock_is_renewed_beyond_its_time_to_live(redis_server: Redis, client: Client) -> None:
-    async with RedisLocks.open(redis_server.url, SHORT) as locks, RedisLocks.open(redis_server.url, SHORT) as others:
+    # A process may stand still for two seconds between two renewals.
+    renewing = RedisLockSettings(ttl_seconds=2.4, renew_seconds=0.3, command_seconds=WAIT_SECONDS)
+    async with (
+        RedisLocks.open(redis_server.url, renewing) as locks,
+        RedisLocks.open(redis_server.url, PATIENT) as others,
+    ):
         async with locks.hold(KEY, 0) as lock:
-            enough = math.ceil(2 * SHORT.ttl_seconds / SHORT.renew_seconds)
+            enough = math.ceil(1.5 * renewing.ttl_seconds / renewing.renew_seconds)
             await eventually(lambda: locks.renewals >= enough)
             assert lock.remaining_seconds > 0
             with pytest.raises(LockTimeout):
@@ -103,7 +109,7 @@ async def test_a_holder_that_died_is_forgotten(redis_server: Redis, client: Clie
 
 async def test_a_lock_counts_as_lost_when_most_of_its_time_is_over(redis_server: Redis, client: Client) -> None:
     clock = ManualClock()
-    async with RedisLocks.open(redis_server.url, clock=clock) as locks, locks.hold(KEY, 0) as lock:
+    async with RedisLocks.open(redis_server.url, PATIENT, clock=clock) as locks, locks.hold(KEY, 0) as lock:
         clock.advance(2.5)
         assert lock.remaining_seconds == pytest.approx(3.5)
         clock.advance(3.5)
@@ -146,11 +152,11 @@ async def test_a_flush_is_noticed_by_the_holder(redis_server: Redis, client: Cli
 async def test_locks_of_a_server_that_is_away_are_refused_and_come_back_with_it(
     stopped: Redis, signum: signal.Signals, used_before: bool
 ) -> None:
-    async with RedisLocks.open(stopped.url, RedisLockSettings(probe_seconds=0.05)) as locks:
+    async with RedisLocks.open(stopped.url, PROBING) as locks:
         if used_before:
             await pass_through(locks)
         stopped.kill(signum)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(WAIT_SECONDS):
             with pytest.raises(LocksUnavailable) as caught:
                 await pass_through(locks)
         assert (caught.value.code, caught.value.reason) == ("UNAVAILABLE", "LOCKS_UNAVAILABLE")
@@ -160,7 +166,7 @@ async def test_locks_of_a_server_that_is_away_are_refused_and_come_back_with_it(
             stopped.restart()
         await eventually(lambda: locks.breaker.admits)
         # It was in doubt whether the refused attempt had taken the lock, for its 10 s: it is no obstacle.
-        await pass_through(locks, 1.0)
+        await pass_through(locks, PROBING.ttl_seconds / 2)
 
 
 async def test_while_the_server_is_away_a_call_is_refused_before_it_waits_for_anything(stopped: Redis) -> None:
@@ -200,12 +206,12 @@ async def test_callers_that_wait_learn_that_the_server_is_away(stopped: Redis) -
 
 
 async def test_a_holder_leaves_without_an_error_when_the_server_has_gone(stopped: Redis) -> None:
-    async with RedisLocks.open(stopped.url) as locks, locks.hold(KEY, 0):
+    async with RedisLocks.open(stopped.url, PATIENT) as locks, locks.hold(KEY, 0):
         stopped.kill(signal.SIGKILL)
 
 
 async def test_an_attempt_whose_caller_left_gives_back_what_it_gets(stopped: Redis, client: Client) -> None:
-    async with RedisLocks.open(stopped.url) as locks:
+    async with RedisLocks.open(stopped.url, PROBING) as locks:
         await pass_through(locks)
         stopped.kill(signal.SIGSTOP)
         caller = asyncio.create_task(pass_through(locks))

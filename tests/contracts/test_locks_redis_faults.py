@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis as Client
@@ -13,13 +14,10 @@ from libs.locks.breaker import State
 from libs.locks.port import LockManager, LocksUnavailable, hold_if_available
 from libs.locks.redis import RedisLocks, RedisLockSettings
 from libs.proving.servers.redis import Redis
+from tests.contracts.lock_adapters import KEY, PATIENT, PROBING, SHORT, WAIT_SECONDS
 from tests.waiting import eventually
 from tests.wire import wire_to
 
-KEY = "sandboxes/one"
-WAIT_SECONDS = 10.0
-PATIENT = RedisLockSettings(command_seconds=WAIT_SECONDS)
-PROBING = RedisLockSettings(probe_seconds=0.05)
 FULL_BYTES = 1
 
 
@@ -161,7 +159,7 @@ async def test_a_lock_whose_answer_was_lost_is_given_back_when_the_server_is_hea
 ) -> None:
     async with AsyncExitStack() as stack:
         wire, port = await stack.enter_async_context(wire_to(redis_server.port))
-        settings = RedisLockSettings(ttl_seconds=600, probe_seconds=0.05)
+        settings = replace(PROBING, ttl_seconds=600)
         locks = await stack.enter_async_context(RedisLocks.open(_url(port), settings))
         others = await stack.enter_async_context(RedisLocks.open(redis_server.url, PATIENT))
         await _pass_through(locks)
@@ -179,8 +177,7 @@ async def test_a_lock_whose_answer_was_lost_is_given_back_when_the_server_is_hea
 
 
 async def test_a_lock_that_could_not_be_renewed_in_time_is_told_as_lost(redis_server: Redis, client: Client) -> None:
-    settings = RedisLockSettings(ttl_seconds=0.6, renew_seconds=0.1, probe_seconds=0.05)
-    async with RedisLocks.open(redis_server.url, settings) as locks, locks.hold(KEY, 0) as lock:
+    async with RedisLocks.open(redis_server.url, SHORT) as locks, locks.hold(KEY, 0) as lock:
         redis_server.kill(signal.SIGKILL)
         await eventually(lambda: locks.state.lost == 1)
         assert lock.remaining_seconds == 0
