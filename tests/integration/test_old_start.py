@@ -31,6 +31,9 @@ A = "simple_mcp"
 ROWS = 15_000
 SPOKEN = ((METADATA, "2"),)
 PATIENCE_SECONDS = 240.0
+CALL_SECONDS = 30.0
+"""Deadline of a call, the longest that a listener allows. Without one it has five seconds, in which a busy machine may
+not read a page while it completes rows."""
 
 
 def make(path: Path) -> list[str]:
@@ -55,7 +58,7 @@ async def backfill(stores: Mapping[Store, StoreClient]) -> int:
 
 
 async def left(service: Service) -> int:
-    status = await service.replication.GetStatus(rpb.GetStatusRequest())
+    status = await service.replication.GetStatus(rpb.GetStatusRequest(), timeout=CALL_SECONDS)
     assert (status.serving, status.records, status.owned_records) == (True, ROWS, ROWS)
     return int(status.unfilled_records)
 
@@ -65,7 +68,7 @@ async def is_complete(service: Service) -> bool:
     if await left(service):
         return False
     try:
-        await service.replication.DigestBuckets(rpb.DigestBucketsRequest())
+        await service.replication.DigestBuckets(rpb.DigestBucketsRequest(), timeout=CALL_SECONDS)
     except grpc.aio.AioRpcError as error:
         if reason_of(error)[0] != "STILL_FILLING":
             raise
@@ -76,11 +79,11 @@ async def is_complete(service: Service) -> bool:
 async def use(service: Service, names: Sequence[str], word: str) -> None:
     """Reads, a list and a write of rows all over the file."""
     for name in (*names[:: ROWS // 7], names[-1]):
-        found = await service.client.GetSandbox(pb.GetSandboxRequest(name=name), metadata=SPOKEN)
+        found = await service.client.GetSandbox(pb.GetSandboxRequest(name=name), metadata=SPOKEN, timeout=CALL_SECONDS)
         change = pb.UpdateSandboxRequest(sandbox=found, request_id=str(uuid4()))
         change.sandbox.spec.image = word
         change.update_mask.paths.append("spec.image")
-        changed = await service.client.UpdateSandbox(change, metadata=SPOKEN)
+        changed = await service.client.UpdateSandbox(change, metadata=SPOKEN, timeout=CALL_SECONDS)
         assert (changed.spec.image, changed.revision) == (word, found.revision + 1)
     last: list[str] = []
     async for page in pages(service):
@@ -93,7 +96,7 @@ async def pages(service: Service) -> AsyncIterator[list[str]]:
     token = ""
     while True:
         request = pb.ListSandboxesRequest(page_size=1000, page_token=token)
-        answer = await service.client.ListSandboxes(request, metadata=SPOKEN)
+        answer = await service.client.ListSandboxes(request, metadata=SPOKEN, timeout=CALL_SECONDS)
         yield [sandbox.name for sandbox in answer.sandboxes]
         token = answer.next_page_token
         if not token:
@@ -107,7 +110,7 @@ async def test_an_old_file_is_served_filled_and_left(tmp_path: Path) -> None:
     async with running(A, **settings) as service:
         assert await left(service) > 0, "it serves before all rows are completed"
         await use(service, names, "one")
-        waits = await refusal(service.replication.DigestBuckets(rpb.DigestBucketsRequest()))
+        waits = await refusal(service.replication.DigestBuckets(rpb.DigestBucketsRequest(), timeout=CALL_SECONDS))
         assert (waits.code(), reason_of(waits)[0]) == (grpc.StatusCode.FAILED_PRECONDITION, "STILL_FILLING")
         assert f"of {ROWS} old rows completed" in str(waits.details())
         service.signal(signal.SIGKILL)
@@ -119,7 +122,7 @@ async def test_an_old_file_is_served_filled_and_left(tmp_path: Path) -> None:
             return await is_complete(service)
 
         await eventually(complete, PATIENCE_SECONDS)
-        digests = await service.replication.DigestBuckets(rpb.DigestBucketsRequest())
+        digests = await service.replication.DigestBuckets(rpb.DigestBucketsRequest(), timeout=CALL_SECONDS)
         assert sum(bucket.records for bucket in digests.buckets) == ROWS
         await use(service, names, "three")
     code, errors = await run_to_end(A, settings, "leave")
@@ -143,5 +146,5 @@ async def test_a_backfill_copies_old_rows_before_they_are_completed(tmp_path: Pa
         assert await left(a) > 0
         stores = {Store.A: StoreClient(Store.A, a.internal, None), Store.B: StoreClient(Store.B, b.internal, None)}
         assert await backfill(stores) == ROWS
-        rows = (await b.replication.ReadRecords(rpb.ReadRecordsRequest(keys=names[-50:]))).rows
+        rows = (await b.replication.ReadRecords(rpb.ReadRecordsRequest(keys=names[-50:]), timeout=CALL_SECONDS)).rows
         assert [row.record.version.revision for row in rows] == [1] * 50
