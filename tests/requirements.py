@@ -824,7 +824,29 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "trust.accounts": Requirement(
-        "A caller sees and changes only its accounts' records, at either store, in lists and watches"
+        "A caller sees and changes only its accounts' records, at either store, in lists and watches",
+        _in(
+            "contracts/test_store_accounts.py",
+            "a_hidden_record_is_answered_as_an_absent_one",
+            "each_caller_reaches_the_records_of_its_accounts",
+            "a_record_is_created_in_an_account_of_the_caller_only",
+            "a_taken_name_shows_no_more_than_that",
+            "a_deleted_record_keeps_its_account",
+            "a_list_pages_over_foreign_records_and_its_tokens_name_none",
+            "a_watch_shows_changes_of_the_callers_accounts_only",
+            "a_watch_is_continued_by_a_caller_of_the_same_accounts_only",
+            "a_retry_is_answered_only_while_the_caller_may_see_the_record",
+            "a_record_without_an_account_that_can_be_read_is_for_admins",
+        )
+        + _in(
+            "integration/test_accounts_router.py",
+            "a_hidden_record_is_answered_as_an_absent_one_and_stays_where_it_is",
+            "a_list_of_both_stores_shows_the_callers_accounts_and_no_token_names_another",
+            "a_watch_through_the_router_keeps_to_the_callers_accounts",
+        )
+        + _in("integration/test_account_doors.py", "no_door_shows_a_record_of_another_account")
+        + _in("unit/test_descriptors.py", "an_account_that_could_change_or_is_ambiguous_is_refused")
+        + _in("unit/test_identity_gate.py", "a_stream_ends_with_the_proof_of_its_callers_identity"),
     ),
     "trust.roles": Requirement(
         "Each operator's verb needs its role; the journal names the authenticated actor",

@@ -17,13 +17,14 @@ from uuid import uuid4
 
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
+from libs.backend.scopes import change_of, limited, scope_of, within
 from libs.backend.served_as import ServedAs
 from libs.backend.serving import Serving
 from libs.backend.store_watches import StoreWatches
 from libs.backend.write_locks import WriteLocks
 from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
-from libs.contract.operations import CallContext, List, Operations, Parsed, Read, Watch, Write, item_of
+from libs.contract.operations import CallContext, List, Operations, Parsed, Read, Watch, Write, item_of, only_checked
 from libs.contract.pages import make_token
 from libs.contract.schemas import NEWEST
 from libs.contract.watches import frame, position_of
@@ -82,6 +83,7 @@ class Calls:
         self._operations = operations
         self._methods = {name: contract.methods[name] for name in operations.methods}
         self._watches = [name for name, method in self._methods.items() if method.watch is not None]
+        self._contract = contract
         self._schemas = contract.schemas
         self._ports = ports
         self._watching = StoreWatches(ports)
@@ -106,7 +108,7 @@ class Calls:
         caller = replace(read_caller(found, internal=True), schema_version=self._schemas.asked(found))
         parsed = self._parse_once(method, request, caller)
         if isinstance(parsed, Write):
-            return await self._write(parsed, caller, context)
+            return await self._write(method, parsed, caller, context)
         if isinstance(parsed, List):
             # One store's page cannot be strict: the other one may own newer rows.
             context.set_trailing_metadata(self._stale())
@@ -121,7 +123,7 @@ class Calls:
         parsed = self._parse_once(method, request, caller)
         try:
             if isinstance(parsed, Write):
-                return await self._write(parsed, caller, context)
+                return await self._write(method, parsed, caller, context)
             if isinstance(parsed, Read):
                 return await self._read(parsed)
             if passing is None:
@@ -178,9 +180,13 @@ class Calls:
         wanted = self._parse(method, request, caller)
         if not isinstance(wanted, Watch):
             raise ValueError(f"{rule.path} is not parsed as a watch")
+        scope = scope_of(self._contract)
+        if scope is not None:
+            wanted = replace(wanted, filter=scope.filtered(wanted.filter), hides=scope.hides)
         message = rule.parse(request)
         _, question = rule.watched(message)
-        async with aclosing(self._watching.steps(wanted, position_of(rule, message))) as steps:
+        mark = "" if scope is None else scope.mark
+        async with aclosing(self._watching.steps(wanted, position_of(rule, message), mark)) as steps:
             async for step in steps:
                 self._deps.serving.check()
                 yield frame(rule, step, question)
@@ -210,16 +216,22 @@ class Calls:
         message = rule.parse(request)
         return make_id(getattr(message, rule.request_id) or request_id)
 
+    async def _find(self, key: str) -> Found:
+        """The state of the key as the caller may see it."""
+        scope = scope_of(self._contract)
+        found = await self._ports.records.read(key)
+        return found if scope is None else scope.shown(found)
+
     async def _read(self, read: Read, version_to: Context | None = None) -> bytes:
         """`version_to`: call that gets the record's version as metadata, also with an error."""
-        found = await self._ports.records.read(read.key)
+        found = await self._find(read.key)
         row = read_as_owner(found, self._ports.store)
         if version_to is not None:
             version_to.set_trailing_metadata(((metadata.VERSION, _shown(found.version)),))
         return read.answer(row)
 
     async def _read_replica(self, read: Read, context: Context) -> bytes:
-        found = await self._ports.records.read(read.key)
+        found = await self._find(read.key)
         trailers: tuple[tuple[str, str], ...] = ((metadata.VERSION, _shown(found.version)),)
         if not may_change(found, self._ports.store):
             trailers += self._stale()
@@ -227,13 +239,15 @@ class Calls:
         return read.answer(found.row)
 
     async def _list(self, wanted: List) -> bytes:
-        rows, more = await page_of(self._ports, wanted)
+        rows, more = await page_of(self._ports, limited(wanted, scope_of(self._contract)))
         token = make_token(rows[-1].row.key, wanted.filter_hash) if more else ""
         items = [item_of(wanted, row) for row, matches in rows if matches]
         return wanted.answer([item for item in items if item is not None], token)
 
-    async def _write(self, write: Write, caller: Caller, context: Context) -> bytes:
-        me = self._ports.store
+    async def _write(self, method: str, write: Write, caller: Caller, context: Context) -> bytes:
+        me, scope = self._ports.store, scope_of(self._contract)
+        limited_change = change_of(self._methods[method], write, scope)
+        change = only_checked(limited_change) if write.only_checks else limited_change
         call = Call(
             write.key, caller.principal, write.request_id, write.request_hash, caller.traceparent, caller.subject
         )
@@ -246,7 +260,7 @@ class Calls:
             known = done(found, call)
             late = known is not None and known.answer is None
             try:
-                decided = decide_write(found, me, call, write.change)
+                decided = decide_write(found, me, call, change)
             except NotOwner:
                 raise
             except BatonError:
@@ -258,7 +272,7 @@ class Calls:
                 self._deps.logged.check(self._deps.clock.monotonic())
             return decided
 
-        work = self._write_locks.write(call, decide, under_lock=write.under_lock)
+        work = self._write_locks.write(call, within(scope, me, limited_change, decide), under_lock=write.under_lock)
         try:
             outcome = await self._deps.background.run(work)
         except BatonError:
@@ -270,7 +284,7 @@ class Calls:
         if caller.logged:
             name = call.key, outcome.version
             await self._deps.logged.wait(name, _left(context), fresh=isinstance(outcome, Changed))
-        if late or caller.explain:
+        if late or (caller.explain and (scope is None or not scope.is_restricted)):
             context.set_trailing_metadata(((metadata.VERSION, _shown(outcome.version)),))
         return write.reply(outcome.answer)
 

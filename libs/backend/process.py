@@ -186,7 +186,7 @@ async def open_backend(
             public_auth=settings.public_auth or "",
             public_auth_optional=settings.public_auth_optional,
         )
-        replication = Replication(backend.operations, ports, feed, deps, facts)
+        replication = Replication(backend.operations, backend.contract, ports, feed, deps, facts)
         audit: list[TypedService] = []
         if backend.open_audit is not None:
             parts = await stack.enter_async_context(backend.open_audit())

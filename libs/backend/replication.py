@@ -27,8 +27,10 @@ from libs.backend.comparison import Comparison
 from libs.backend.feed import ApplyLoop
 from libs.backend.lost_rows import lost_rows
 from libs.backend.parked import ParkedMethods
+from libs.backend.scopes import limited, scope_of
 from libs.backend.status import count_aside, count_feed, locks_to_pb
 from libs.backend.write_locks import WriteLocks
+from libs.contract.descriptors import Contract
 from libs.contract.operations import CallContext, List, Operations, item_of
 from libs.errors import BatonError, InvalidField, StoreNotReady
 from libs.eventlog.identity import LogReplaced
@@ -107,9 +109,16 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
     errors."""
 
     def __init__(
-        self, operations: Operations, ports: StorePorts, feed: ApplyLoop, deps: Dependencies, facts: StoreFacts
+        self,
+        operations: Operations,
+        contract: Contract,
+        ports: StorePorts,
+        feed: ApplyLoop,
+        deps: Dependencies,
+        facts: StoreFacts,
     ) -> None:
         self._operations = operations
+        self._contract = contract
         self._ports = ports
         self._feed = feed
         self._serving = deps.serving
@@ -253,7 +262,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
             context = CallContext("", "", 0.0, request.schema_version)
             parsed = operations.parse(name, request.request, context)
             if isinstance(parsed, List):
-                return parsed
+                return limited(parsed, scope_of(self._contract))
         raise InvalidField("method", request.method, f"a method of {operations.service} that lists")
 
     async def ReleaseRecords(self, request: pb.ReleaseRecordsRequest, context: Context) -> pb.ReleaseRecordsResponse:

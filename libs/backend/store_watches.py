@@ -45,12 +45,13 @@ class StoreWatches:
         self._slots = asyncio.Semaphore(SLOTS)
         self._reads = asyncio.Semaphore(READS)
 
-    async def steps(self, wanted: Watch, position: WatchPosition | None) -> AsyncGenerator[Step, None]:
-        """Continue from the position if it is this store's, else begin a new view. Never ends.
+    async def steps(self, wanted: Watch, position: WatchPosition | None, mark: str = "") -> AsyncGenerator[Step, None]:
+        """Continue from the position if it is this store's and has the mark, else begin a new view. Never ends.
 
         Raises StoreUnavailable, Overloaded, and the errors of `wanted.item`.
         """
-        shown = position if position is not None and position.store is self._ports.store else None
+        fits = position is not None and (position.store, position.mark) == (self._ports.store, mark)
+        shown = position if fits else None
         since = None if shown is None else await self._since(shown.at, 0)
         while True:
             if since is None:
@@ -59,10 +60,11 @@ class StoreWatches:
                 async with aclosing(self._whole(wanted)) as steps:
                     async for step in steps:
                         yield step
-            async with aclosing(self._changed(wanted, since, shown)) as steps:
+            here = WatchPosition(self._ports.store, since.position, mark)
+            async with aclosing(self._changed(wanted, since.keys, shown, here)) as steps:
                 async for step in steps:
                     yield step
-            shown = WatchPosition(self._ports.store, since.position)
+            shown = here
             since = await self._since(since.position, self._heartbeat_seconds)
 
     async def _since(self, position: str, wait_seconds: float) -> Since | None:
@@ -88,13 +90,15 @@ class StoreWatches:
         if reset:
             yield Step(reset=True)
 
-    async def _changed(self, wanted: Watch, since: Since, shown: WatchPosition | None) -> AsyncGenerator[Step, None]:
-        """The written records, if any. The last step has the new position; earlier steps have `shown`, the safe one."""
-        there = WatchPosition(self._ports.store, since.position)
+    async def _changed(
+        self, wanted: Watch, written: tuple[str, ...], shown: WatchPosition | None, there: WatchPosition
+    ) -> AsyncGenerator[Step, None]:
+        """The written records, if any. The last step has the position `there`; earlier steps have `shown`, the safe
+        one."""
         start, limit = 0, FIRST_ROWS
         while True:
             async with self._slots:
-                keys = since.keys[start : start + limit]
+                keys = written[start : start + limit]
                 rows = await self._page(Page(wanted.filter, keys=keys)) if keys else []
                 start, limit = start + len(keys), _next_limit(rows)
                 steps = _steps(wanted, rows)
@@ -102,7 +106,7 @@ class StoreWatches:
                 for following in steps:
                     yield replace(step, position=shown)
                     step = following
-                if start >= len(since.keys):
+                if start >= len(written):
                     yield replace(step, position=there, synced=True)
                     return
                 yield replace(step, position=shown)
@@ -130,7 +134,7 @@ def _steps(wanted: Watch, rows: list[Listed]) -> Iterator[Step]:
         row, matches = rows.pop()
         if not matches:
             # A row without a payload was never a record, so it cannot have been removed.
-            removed += [row.key] if row.payload else []
+            removed += [row.key] if row.payload and not wanted.hides(row) else []
             continue
         item = item_of(wanted, row)
         if item is None:

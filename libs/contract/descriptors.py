@@ -18,20 +18,19 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from libs.contract.account_option import account_field
+from libs.contract.accounts import AccountField
 from libs.contract.pages import filter_hash
 from libs.contract.requests import parse_request
 from libs.contract.schemas import ONE_SCHEMA, SchemaVersions
-from libs.errors import BatonError, InvalidField
+from libs.contract.unfit import UnfitContract
+from libs.errors import InvalidField
 from libs.pb.baton.options.v1 import options_pb2
 
 OPERATIONS = ("create", "get", "list", "update", "delete")
 
 _METADATA_NAME = re.compile(r"[a-z][a-z0-9-]*")
 _PLACEHOLDER = re.compile(r"\{([a-z0-9_.]+)\}")
-
-
-class UnfitContract(BatonError):
-    """The contract lacks facts that a router needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +171,8 @@ class Contract:
     methods: Mapping[str, Method]
     """Methods by name without the service."""
     schemas: SchemaVersions = ONE_SCHEMA
+    account: AccountField | None = None
+    """The field that the option `account` marks; None if records have no accounts."""
     package: str = ""
     """Package of the compiled module, "libs.pb.sandbox.v1"; "" unless made by `load`."""
 
@@ -189,7 +190,8 @@ class Contract:
     @classmethod
     def of(cls, service: ServiceDescriptor) -> Contract:
         methods = {method.name: _method(method) for method in service.methods}
-        return cls(service.full_name, MappingProxyType(methods), _schemas(service))
+        schemas = _schemas(service)
+        return cls(service.full_name, MappingProxyType(methods), schemas, account_field(service, schemas))
 
 
 def _schemas(service: ServiceDescriptor) -> SchemaVersions:

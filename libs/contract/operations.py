@@ -9,7 +9,9 @@ from typing import Protocol
 
 from libs.contract.pages import Filter, Page
 from libs.contract.schemas import NEWEST, RecordCorrupt
-from libs.ownership.model import Row, Version
+from libs.ownership.errors import RecordTooLarge
+from libs.ownership.limits import MAX_PAYLOAD_BYTES
+from libs.ownership.model import Answered, Row, Version
 from libs.ownership.rules import Change, Resource
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,10 @@ def _unchanged_payload(row: Row) -> bytes:
 
 def _unchanged(answer: bytes) -> bytes:
     return answer
+
+
+def _hides_none(row: Row) -> bool:
+    return False
 
 
 def _accept_any(row: Row, version: Version) -> None:
@@ -45,6 +51,8 @@ class Write:
     request_hash: bytes
     """Hash of the method and the request in deterministic form, REQUEST_HASH_BYTES long."""
     change: Change
+    only_checks: bool = False
+    """The call only asks whether it would succeed: it gets the answer, and nothing changes (`only_checked`)."""
     under_lock: bool = False
     """The write needs the record's lock and fails while locks are unavailable. Other writes take a lock only after
     repeated conflicts."""
@@ -73,9 +81,26 @@ class Watch:
 
     filter: Filter
     item: Callable[[Row], bytes] = _unchanged_payload
+    hides: Callable[[Row], bool] = _hides_none
+    """Whether the caller must not learn the key of a record that does not match."""
 
 
 Parsed = Read | Write | List | Watch
+
+
+def only_checked(change: Change) -> Change:
+    """Turn a change into an answer that changes nothing. Raises the errors of the change and of its commit."""
+
+    def check(row: Row | None, version: Version) -> Answered:
+        after = change(row, version)
+        if isinstance(after, Answered):
+            return after
+        size = len(after.payload)
+        if size > MAX_PAYLOAD_BYTES:
+            raise RecordTooLarge(f"the record would have {size} bytes: at most {MAX_PAYLOAD_BYTES} are allowed")
+        return Answered(after.payload if after.answer is None else after.answer, version)
+
+    return check
 
 
 def item_of(wanted: List | Watch, row: Row) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from libs.errors import InvalidField
@@ -11,15 +11,31 @@ from libs.errors import InvalidField
 HASH_BYTES = 8
 MAX_TOKEN_CHARACTERS = 512
 
+ACCOUNT = "account"
+"""Column of the record's account, in a contract with accounts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which rows a list asks for: equal columns, labels that must be there, and deleted ones too or not."""
+    """Which rows a list asks for: equal columns, labels that must be there, and deleted ones too or not; and the
+    accounts that the caller may see."""
 
     equals: tuple[tuple[str, str], ...] = ()
     """Column ("state", "account") and value."""
     labels: tuple[tuple[str, str], ...] = ()
     show_deleted: bool = False
+    accounts: tuple[str, ...] | None = None
+    """Only records of these accounts, by the column ACCOUNT. None: of every account, and records without one."""
+
+    def by_account(self) -> list[Filter]:
+        """One filter for each account, which is also in `equals`. Together they match the same rows as this one."""
+        wanted = dict(self.equals).get(ACCOUNT)
+        rest = tuple(one for one in self.equals if one[0] != ACCOUNT)
+        return [
+            replace(self, equals=(*rest, (ACCOUNT, account)), accounts=(account,))
+            for account in self.accounts or ()
+            if wanted in (None, account)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

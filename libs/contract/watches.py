@@ -27,6 +27,9 @@ from libs.ownership.model import Store
 
 HEARTBEAT_SECONDS = 5.0
 
+_MARK = "~"
+"""Stands before and after a mark in a token. No position begins with it."""
+
 MAX_TOKEN_CHARACTERS = 16 * 1024
 """A position may have to list the transactions that were in progress."""
 
@@ -37,6 +40,8 @@ class WatchPosition:
 
     store: Store
     at: str
+    mark: str = ""
+    """The accounts of the view (`Scope.mark`); "" if it is not restricted to some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,8 @@ def make_token(position: WatchPosition | None, question: bytes) -> str:
     """`question`: the hash that `Method.watched` returns."""
     if position is None:
         return ""
-    data = question + position.store.value.encode() + position.at.encode()
+    mark = f"{_MARK}{position.mark}{_MARK}" if position.mark else ""
+    data = question + f"{position.store.value}{mark}{position.at}".encode()
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
@@ -74,9 +80,10 @@ def read_token(token: str, question: bytes, field: str) -> WatchPosition | None:
     try:
         data = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         text = data[HASH_BYTES:].decode()
-        position = WatchPosition(Store(text[:1]), text[1:])
+        mark, at = text[2:].split(_MARK, 1) if text[1:2] == _MARK else ("", text[1:])
+        position = WatchPosition(Store(text[:1]), at, mark)
     except ValueError:
-        # The token is not base64, not ASCII, not UTF-8, or names no store.
+        # The token is not base64, not ASCII, not UTF-8, or names no store; or its mark has no end.
         raise InvalidField(field, token, f"give back the {field} of an earlier answer unchanged") from None
     if data[:HASH_BYTES] != question:
         raise InvalidField(field, token, "the token belongs to a watch with another filter")

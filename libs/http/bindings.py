@@ -10,7 +10,8 @@ from typing import Any
 from google.api import annotations_pb2, http_pb2
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
 
-from libs.contract.descriptors import Contract, Method, UnfitContract
+from libs.contract.descriptors import Contract, Method
+from libs.contract.unfit import UnfitContract
 from libs.http.errors import NoSuchPath, NoSuchVerb
 from libs.http.templates import Template, decode, split_verb
 

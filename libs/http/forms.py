@@ -17,7 +17,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from libs.contract.descriptors import Contract, Method, UnfitContract
+from libs.contract.descriptors import Contract, Method
+from libs.contract.unfit import UnfitContract
 
 
 class Forms:

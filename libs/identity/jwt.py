@@ -128,7 +128,8 @@ class JwtAuthenticator:
         if too_large(accounts):
             raise errors.TokenTooLarge()
         roles = known_roles(claim(claims, rules.roles_claim))
-        return Principal(subject_of(rules.issuer, claims["sub"]), frozenset(accounts), roles)
+        subject, expires_at = subject_of(rules.issuer, claims["sub"]), float(claims["exp"]) + rules.leeway_seconds
+        return Principal(subject, frozenset(accounts), roles, expires_at)
 
     def _remember(self, digest: bytes, expires: Any, principal: Principal) -> None:
         now = self._clock.monotonic()

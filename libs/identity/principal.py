@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from libs.ownership import model
@@ -28,6 +28,18 @@ class Principal:
     """"anonymous", or the result of `subject_of`. It is the principal of served requests."""
     accounts: frozenset[str] = frozenset()
     roles: frozenset[Role] = frozenset()
+    expires_at: float | None = field(default=None, compare=False)
+    """UNIX time in seconds until which the caller has proved this identity; None: as long as the call takes. It is not
+    sent to the stores: a listener that ends a stream ends it for them too."""
+
+    @property
+    def reachable(self) -> frozenset[str] | None:
+        """Accounts whose records the caller may reach; None: all records."""
+        return None if self.has(Role.ADMIN) else self.accounts
+
+    @property
+    def is_anonymous(self) -> bool:
+        return self.subject == ANONYMOUS_SUBJECT
 
     def has(self, role: Role) -> bool:
         """Whether one of the roles includes `role`."""

@@ -12,21 +12,24 @@ class NotOwner(BatonError):
     code = "FAILED_PRECONDITION"
     reason = "NOT_OWNER"
 
-    def __init__(self, owner: Store, version: Version, *, absent: bool) -> None:
+    def __init__(self, owner: Store, version: Version, *, absent: bool, hidden: bool = False) -> None:
+        """`hidden`: there is a record, which the caller must not reach. The owner is that of its bucket."""
         super().__init__(
             f"the record belongs to store {owner}",
             owner=owner.value,
             term=str(version.term),
             revision=str(version.revision),
             absent="true" if absent else "false",
+            **({"hidden": "true"} if hidden else {}),
         )
         self.owner = owner
         self.version = version
         self.absent = absent
+        self.hidden = hidden
 
     @classmethod
-    def of(cls, found: Found) -> NotOwner:
-        return cls(found.owner, found.version, absent=found.row is None)
+    def of(cls, found: Found, *, hidden: bool = False) -> NotOwner:
+        return cls(found.owner, found.version, absent=found.row is None, hidden=hidden)
 
 
 class RequestIdReused(BatonError):

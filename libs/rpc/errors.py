@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Never, TypeAlias
 
 import grpc
@@ -63,7 +63,9 @@ def status_of(error: BatonError) -> status_pb2.Status:
     message = cut(error.message, _MESSAGE_BYTES)
     status = status_pb2.Status(code=code_of(error).value[0], message=message)
     metadata = {name: cut(value, _VALUE_BYTES) for name, value in list(error.metadata.items())[:_VALUES]}
-    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
+    # Else the order of the metadata, and so the bytes, would differ between equal errors.
+    status.details.add().Pack(info, deterministic=True)
     field = metadata.get("field")
     if field is not None and error.code == "INVALID_ARGUMENT":
         violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=message)
@@ -100,9 +102,11 @@ def log_defect(error: Exception) -> None:
     log.error("a call failed by a defect: %r", error, exc_info=error)
 
 
-async def pass_on(context: Context, error: grpc.aio.AioRpcError) -> Never:
+async def pass_on(context: Context, error: grpc.aio.AioRpcError, *, without: Collection[str] = ()) -> Never:
     """End the call as another server ended the call that was made for it: with its code, message, details and trailers,
     and with the trailing metadata that was set before.
+
+    `without`: names of trailers that are not passed on.
 
     Two kinds of errors are hidden from the client: the transport's own, which name hosts and ports, and a peer's
     refusal of our token, which reveals a misconfiguration.
@@ -114,7 +118,8 @@ async def pass_on(context: Context, error: grpc.aio.AioRpcError) -> Never:
         await abort(context, OwnerUnavailable())
     if not reason and foreign is not None:
         await abort(context, foreign(detail=f"{error.code().name}: {error.details()}"))
-    trailers = (*(context.trailing_metadata() or ()), *own_metadata(error.trailing_metadata()))
+    passed = (item for item in own_metadata(error.trailing_metadata()) if item[0] not in without)
+    trailers = (*(context.trailing_metadata() or ()), *passed)
     await context.abort(error.code(), error.details() or "", trailers)
 
 

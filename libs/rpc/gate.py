@@ -8,6 +8,7 @@ with them the request, until the garbage collector finds the cycle. So errors lo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -17,6 +18,7 @@ from typing import Never, TypeVar
 import grpc
 
 from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
+from libs.identity.errors import TokenExpired
 from libs.identity.none import NoAuthentication
 from libs.identity.port import Authenticator, Credentials
 from libs.identity.principal import Principal, current
@@ -74,6 +76,13 @@ class ServerLimits:
     """Methods (such as "Rollback") that are served even at the limit of `calls`."""
     urgent_calls: int = 16
     """Maximum number of urgent calls beyond `calls`."""
+
+
+@dataclass(slots=True)
+class _Expiry:
+    """Whether the identity of a stream's caller is no longer proved."""
+
+    passed: bool = False
 
 
 class Gate:
@@ -135,7 +144,8 @@ class Gate:
         """Send the handler's answers one at a time, until the stream, the caller or the drain ends it."""
         peer = context.peer()
         try:
-            current.set(await self.authenticate(context))
+            principal = await self.authenticate(context)
+            current.set(principal)
             self._admit_stream(peer)
         except BatonError as error:
             failure = error
@@ -144,7 +154,7 @@ class Gate:
             self._streams_of[peer] += 1
             self.idle.clear()
             try:
-                failed = await self._streamed(handler, context)
+                failed = await self._streamed(handler, context, principal)
             finally:
                 self.streams -= 1
                 _release_slot(self._streams_of, peer)
@@ -164,17 +174,19 @@ class Gate:
         if not self.in_flight and not self.streams:
             self.idle.set()
 
-    async def _streamed(self, handler: Stream, context: Context) -> BatonError | None:
+    async def _streamed(self, handler: Stream, context: Context, principal: Principal) -> BatonError | None:
         """Error that ended the stream early; None at its regular end."""
-        pump = asyncio.ensure_future(self._pump(handler, context))
+        expiry = _Expiry()
+        pump = asyncio.ensure_future(self._pump(handler, context, expiry))
         self._waiting.add(pump)
         pump.add_done_callback(self._waiting.discard)
+        timer = self._end_at(principal.expires_at, pump, expiry)
         try:
             await pump
         except asyncio.CancelledError:
-            if not self.draining or context.cancelled():
+            if not (self.draining or expiry.passed) or context.cancelled():
                 raise
-            return _draining()
+            return TokenExpired() if expiry.passed else _draining()
         except BatonError as error:
             return error
         except grpc.aio.BaseError as error:
@@ -182,9 +194,27 @@ class Gate:
         # As for a call.
         except Exception as error:  # noqa: BLE001
             return _defect(error)
+        finally:
+            if timer is not None:
+                timer.cancel()
         return None
 
-    async def _pump(self, handler: Stream, context: Context) -> None:
+    def _end_at(
+        self, unix_seconds: float | None, pump: asyncio.Task[None], expiry: _Expiry
+    ) -> asyncio.TimerHandle | None:
+        """Start the timer that ends a stream with the proof of its caller's identity. As in the drain, a stream that is
+        being written to ends after that write."""
+        if unix_seconds is None:
+            return None
+
+        def end() -> None:
+            expiry.passed = True
+            if pump in self._waiting:
+                pump.cancel()
+
+        return asyncio.get_running_loop().call_later(max(unix_seconds - time.time(), 0.0), end)
+
+    async def _pump(self, handler: Stream, context: Context, expiry: _Expiry) -> None:
         pump = asyncio.current_task()
         assert pump is not None, "it runs in a task"
         request = self._checked(await self._bodies.read(context, context.time_remaining()))
@@ -197,6 +227,8 @@ class Gate:
                     begun = True
                 await self._write(answers, answer, context)
                 self._waiting.add(pump)
+                if expiry.passed:
+                    raise TokenExpired()
                 if self.draining:
                     raise _draining()
 

@@ -14,7 +14,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.contract.schemas import RecordCorrupt
 from libs.errors import InvalidField
-from libs.ownership.errors import RecordTooLarge
 from libs.ownership.limits import MAX_PAYLOAD_BYTES
 from libs.ownership.model import Answered, Row, Version
 from libs.ownership.rules import Change, Resource
@@ -155,21 +154,6 @@ def undelete(target: Target) -> Change:
         return written(new, target, version, live=True)
 
     return change
-
-
-def only_checked(change: Change) -> Change:
-    """Turn a change into an answer that changes nothing. Raises the errors of the change and of its commit."""
-
-    def check(row: Row | None, version: Version) -> Answered:
-        after = change(row, version)
-        if isinstance(after, Answered):
-            return after
-        size = len(after.payload)
-        if size > MAX_PAYLOAD_BYTES:
-            raise RecordTooLarge(f"the record would have {size} bytes: at most {MAX_PAYLOAD_BYTES} are allowed")
-        return Answered(after.payload if after.answer is None else after.answer, version)
-
-    return check
 
 
 def make_uid(name: str, version: Version) -> str:

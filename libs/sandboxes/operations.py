@@ -235,7 +235,7 @@ def _named(message: pb.DeleteSandboxRequest | pb.UndeleteSandboxRequest, caller:
 
 
 def _write(method: str, message: WriteRequest, caller: Caller, target: Target, change: Change) -> Write:
-    return caller.write(method, message, target, changes.only_checked(change) if message.validate_only else change)
+    return replace(caller.write(method, message, target, change), only_checks=message.validate_only)
 
 
 def _request_hash(method: str, message: WriteRequest | LeaseRequest) -> bytes:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from libs.contract.pages import Filter
+from libs.contract.pages import ACCOUNT, Filter
 from libs.ownership.model import Row
 
 
@@ -34,4 +34,5 @@ def matches(row: Row, columns: Columns, wanted: Filter) -> bool:
         (row.live or (wanted.show_deleted and bool(row.payload)))
         and all(columns.equals.get(name) == value for name, value in wanted.equals)
         and all(columns.labels.get(name) == value for name, value in wanted.labels)
+        and (wanted.accounts is None or columns.equals.get(ACCOUNT) in wanted.accounts)
     )

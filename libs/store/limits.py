@@ -71,6 +71,20 @@ LIST_ROWS = 20_000
 LIST_SECONDS = 0.1
 """A page ends after LIST_ROWS rows or LIST_SECONDS, even if it is not full."""
 
+
+class Work(NamedTuple):
+    """Limits of one page of a list."""
+
+    rows: int
+    step_rows: int
+    seconds: float
+
+    def share(self, parts: int) -> Work:
+        """The limits of each part of a page, so that all parts together have these limits."""
+        rows = max(self.rows // max(parts, 1), 1)
+        return Work(rows, min(self.step_rows, rows), self.seconds / max(parts, 1))
+
+
 UNAUTHENTICATED_EVENTS = 1000
 UNAUTHENTICATED_BYTES = 64 * 1024 * 1024
 """Parked events without a right code: so many are kept, the last ones, and not more bytes than this."""

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 
 from libs.clock import Clock
-from libs.contract.pages import Page
+from libs.contract.pages import ACCOUNT, Page
 from libs.ownership.model import BUCKETS, Answered, BucketOwner, Call, Changed, Decide, Found, Record, Store, Version
 from libs.store import engine, engine_apply
 from libs.store.aside import Aside
@@ -50,6 +50,10 @@ class _Records:
 
     async def page(self, page: Page) -> list[Listed]:
         rows = self.state.visible_rows()
+        if page.filter.accounts is not None and not page.keys:
+            # As an index of accounts: the others' rows are not examined, and no page ends at one.
+            accounts = {dict(one.equals)[ACCOUNT] for one in page.filter.by_account()}
+            rows = {key: row for key, row in rows.items() if self.state.columns(row).equals.get(ACCOUNT) in accounts}
         keys = [key for key in sorted(page.keys or rows) if key in rows and (page.keys or key > page.after)]
         listed = (Listed(rows[key], matches(rows[key], self.state.columns(rows[key]), page.filter)) for key in keys)
         if page.keys:

@@ -6,20 +6,20 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from libs.contract.pages import Page
+from libs.contract.pages import ACCOUNT, Page
 from libs.ownership.model import Answered, Call, Changed, Decide, Found, bucket_of
 from libs.store import engine
-from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS
+from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS, Work
 from libs.store.port import Listed
 from libs.store.sqlite_core import Core, found_from, with_old
 from libs.store.sqlite_old import merged
 from libs.store.sqlite_schema import BUCKET, ROW, ROW_COLUMNS, VISIBLE, Value, list_index, row_from
 from libs.store.sqlite_transaction import SqliteTransactions
-from libs.store.window import up_to_other
+from libs.store.window import joined, up_to_other
 
 _CREATED = f"r.write_revision > 0 AND {VISIBLE}"
 _INDEXES = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ?"
@@ -57,6 +57,8 @@ class SqliteRecords:
         return await self.transactions.run(partial(engine.write, call=call, decide=decide))
 
     async def page(self, page: Page) -> list[Listed]:
+        if page.filter.accounts is not None and not page.keys and not page.filter.by_account():
+            return []
         if (fill := self.core.fill) is not None and not page.keys:
             await fill.wait_for_names()
         return await self.core.database.read(partial(self._page, page))
@@ -70,19 +72,29 @@ class SqliteRecords:
                 return listed
 
     def _new_page(self, page: Page, connection: sqlite3.Connection) -> list[Listed]:
-        verdict, parameters = self._verdict(page)
-        created = f"SELECT {ROW}, {verdict} AS verdict FROM {self.core.layout.table} r WHERE {_CREATED}"
         if page.keys:
+            verdict, parameters = self._verdict(page)
+            created = f"SELECT {ROW}, {verdict} AS verdict FROM {self.core.layout.table} r WHERE {_CREATED}"
             statement = f"{created} AND r.key IN ({', '.join('?' for _ in page.keys)}) ORDER BY r.key"
             return _listed(connection.execute(statement, (*parameters, *page.keys)))
+        if page.filter.accounts is None:
+            return self._bounded(page, connection, Work(LIST_ROWS, LIST_STEP_ROWS, LIST_SECONDS))
+        filters = page.filter.by_account()
+        work = Work(LIST_ROWS, LIST_STEP_ROWS, LIST_SECONDS).share(len(filters))
+        parts = [self._bounded(replace(page, filter=wanted), connection, work) for wanted in filters]
+        return joined(parts, page.limit)
+
+    def _bounded(self, page: Page, connection: sqlite3.Connection, work: Work) -> list[Listed]:
+        verdict, parameters = self._verdict(page)
+        created = f"SELECT {ROW}, {verdict} AS verdict FROM {self.core.layout.table} r WHERE {_CREATED}"
         table = self.core.layout.table
         scope, of_scope = self._scope(page, connection)
         step = f"SELECT r.key FROM {table} r WHERE {scope} AND r.key > ? ORDER BY r.key LIMIT 1 OFFSET ?"
         listed: list[Listed] = []
         after = page.after
-        until = time.monotonic() + LIST_SECONDS
-        for _ in range(LIST_ROWS // LIST_STEP_ROWS):
-            end = connection.execute(step, (*of_scope, after, LIST_STEP_ROWS - 1)).fetchone()
+        until = time.monotonic() + work.seconds
+        for _ in range(work.rows // work.step_rows):
+            end = connection.execute(step, (*of_scope, after, work.step_rows - 1)).fetchone()
             last = "" if end is None else " AND r.key <= ?"
             statement = f"{created} AND {scope} AND r.key > ?{last} AND verdict ORDER BY r.key LIMIT ?"
             bounds = (*of_scope, after, *(end or ()), page.limit - len(listed))
@@ -99,6 +111,9 @@ class SqliteRecords:
     def _scope(self, page: Page, connection: sqlite3.Connection) -> tuple[str, tuple[Value, ...]]:
         """Return a condition whose rows an index has in the order of their keys, and its parameters."""
         layout = self.core.layout
+        if page.filter.accounts:
+            # Also if the index does not exist: a page of one account must not end at the row of another one.
+            return f"r.{layout.filters[ACCOUNT]} = ?", page.filter.accounts
         names = {name for (name,) in connection.execute(_INDEXES, (layout.table,))}
         for name, value in sorted(page.filter.equals):
             if list_index(layout.table, layout.filters[name]) in names:
@@ -114,6 +129,9 @@ class SqliteRecords:
         for name, value in wanted.equals:
             terms.append(f"+r.{layout.filters[name]} = ?")
             parameters.append(value)
+        if wanted.accounts is not None:
+            terms.append(f"+r.{layout.filters[ACCOUNT]} IN ({', '.join('?' for _ in wanted.accounts)})")
+            parameters += wanted.accounts
         for name, value in wanted.labels:
             terms.append(f"EXISTS (SELECT 1 FROM json_each(r.{layout.labels}) l WHERE l.key = ? AND l.value = ?)")
             parameters += [name, value]

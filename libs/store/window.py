@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from libs.ownership.limits import SERVED_WINDOW
 from libs.ownership.model import Record, Row, Served, Store, Version
@@ -51,6 +51,15 @@ def up_to_other(listed: list[Listed], rest: Iterable[Listed], limit: int) -> lis
         if not one.matches or len(listed) == limit:
             break
     return listed
+
+
+def joined(pages: Sequence[Sequence[Listed]], limit: int) -> list[Listed]:
+    """Make one page of the pages of several filters, none of which matches a row of another one."""
+    listed = sorted((one for page in pages for one in page), key=lambda one: one.row.key.encode())
+    # A page that ends with a row that does not match has not examined any row after it.
+    ends = [page[-1].row.key.encode() for page in pages if page and not page[-1].matches]
+    end = min(ends, default=None)
+    return [one for one in listed if end is None or one.row.key.encode() <= end][:limit]
 
 
 def size_of(record: Record) -> int:

@@ -33,7 +33,6 @@ from tests.contracts.identity_adapters import (
     AUDIENCE,
     EC,
     ISSUER,
-    OPS,
     SPIFFE,
     TOKENS,
     claims,
@@ -219,9 +218,9 @@ async def test_a_forged_principal_has_no_effect_on_a_public_listener(programs: P
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call(request, metadata=grpc.aio.Metadata(*forged, (METADATA, "2")))
         assert reason_of(refused.value)[0] == "TOKEN_MISSING"
-        shown = signed(TOKENS[OPS]).items()
+        shown = signed(TOKENS[ANN]).items()
         await call(request, metadata=grpc.aio.Metadata(*forged, *shown, (METADATA, "2")))
-    headers = {**signed(TOKENS[OPS]), metadata.PRINCIPAL: "root", METADATA: "2", **JSON}
+    headers = {**signed(TOKENS[ANN]), metadata.PRINCIPAL: "root", METADATA: "2", **JSON}
     body = json.dumps({"account": "acme", "spec": {"image": "image:1"}}).encode()
     made = await ask(programs.http[place], "POST", "/v1/sandboxes?sandboxId=two", body, headers)
     assert made.status == 200, made.body

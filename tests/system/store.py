@@ -128,7 +128,7 @@ def store_services(
     admission_loop = AdmissionLoop(ports, Admission(ports, open_log, None, arrivals.read, event_auth), serving)
     internal: list[RawService | TypedService] = [
         calls.internal(),
-        Replication(kit.operations, ports, feed, dependencies, facts).service(),
+        Replication(kit.operations, kit.contract, ports, feed, dependencies, facts).service(),
         RecoveryApi(ports, serving, admission_loop, feed).service(),
         RepairApi(kit.operations, ports, dependencies).service(),
     ]

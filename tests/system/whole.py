@@ -19,6 +19,7 @@ from libs.contract.descriptors import Contract
 from libs.eventlog.memory import MemoryEventLog
 from libs.flags.memory import MemoryFlags
 from libs.flags.port import FlagSource
+from libs.identity.port import Authenticator
 from libs.ownership.model import Store, bucket_of
 from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.proving.servers.ports import free_port
@@ -174,6 +175,7 @@ class CallOptions:
     patience_seconds: float = 0.0
     logged: frozenset[Phase] = frozenset()
     """Phases in which writes are acknowledged from the log."""
+    authenticator: Authenticator | None = None
 
 
 class CallServer(NamedTuple):
@@ -222,7 +224,8 @@ async def _serve_calls(
     )
     limits = ServerLimits(waiting=lambda: patience.calls)
     service = proxy.service()
-    server = Server(ServerConfig("127.0.0.1:0", "public", limits), [service])
+    config = ServerConfig("127.0.0.1:0", "public", limits, authenticator=options.authenticator)
+    server = Server(config, [service])
     await server.start()
     stack.push_async_callback(server.drain, 0.0)
     client = await stack.enter_async_context(open_channel(server.address))
@@ -241,6 +244,7 @@ async def running_system(
     kit_of_a: Kit | None = None,
     patience_seconds: float = 0.0,
     policy: ReadPolicy = STALE_READS,
+    authenticator: Authenticator | None = None,
 ) -> AsyncIterator[System]:
     """`feeds`: run relays and apply loops. `mover`: move buckets to follow the setting. `logged`: phases in which
     writes are acknowledged from the log. `kit_of_a`: kit of another program at A. `patience_seconds`: how long a call
@@ -274,7 +278,7 @@ async def running_system(
         migration = Migration(control, setting, evidence, clock)
         shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits)
         auditor = Auditor(stores, clock, QUICK_LEDGER)
-        options = CallOptions(policy, patience_seconds, logged)
+        options = CallOptions(policy, patience_seconds, logged, authenticator)
         calls = await _serve_calls(stack, kit.contract, stores, setting, shadow, auditor, options)
         relays = {store: Relay(stores[store], log, control, "router-1", clock) for store in Store}
         loops = [Loop(f"relay {store}", relay.run_once) for store, relay in relays.items()] if feeds else []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import Message
 
 from libs.contract.descriptors import Contract
-from libs.contract.operations import CallContext, Read, Write
+from libs.contract.operations import CallContext, Read, Write, only_checked
 from libs.ownership.model import BucketOwner, Call, Changed, Found, Row, Store
 from libs.ownership.rules import decide_write
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
@@ -63,7 +63,8 @@ class OneRecord:
             return Sandbox.FromString(call.answer(self.row))
         assert isinstance(call, Write)
         found = Found(call.key, self.row, BucketOwner(1, 0, 1, Store.A))
-        outcome = decide_write(found, Store.A, Call(call.key, "ann", call.request_id, call.request_hash), call.change)
+        change = only_checked(call.change) if call.only_checks else call.change
+        outcome = decide_write(found, Store.A, Call(call.key, "ann", call.request_id, call.request_hash), change)
         if isinstance(outcome, Changed):
             self.row = outcome.row
         self.answers.append(outcome.answer)

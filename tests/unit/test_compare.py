@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from libs.contract.descriptors import Contract, UnfitContract
+from libs.contract.descriptors import Contract
+from libs.contract.unfit import UnfitContract
 from libs.ownership.model import NEVER, Store, Version
 from libs.pb.sandbox.v1 import sandbox_pb2
 from services.router.core.compare import (

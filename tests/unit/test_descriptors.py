@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from google.api import field_behavior_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
 
-from libs.contract.descriptors import Contract, UnfitContract
+from libs.contract.descriptors import Contract
+from libs.contract.unfit import UnfitContract
 from libs.errors import InvalidField
 from libs.pb.baton.options.v1 import options_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as sandbox
+from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.sandboxes.validation import check_new_name
 from tests.contracts.pb.toy import shelf_pb2 as shelf
 from tests.shelf import CONTRACT as SHELF
@@ -167,3 +172,91 @@ def test_a_contract_that_does_not_say_enough_is_refused(
 ) -> None:
     with pytest.raises(UnfitContract, match=why):
         Contract.of(service(rule, read=read, streams=streams))
+
+
+def test_the_account_of_a_sandbox_is_read_in_each_schema_version() -> None:
+    account = SANDBOX.account
+    assert account is not None
+    assert (account.record, account.name, sorted(account.forms)) == ("sandbox.v1.Sandbox", "account", [1, 2])
+    content = Sandbox(account="acme").SerializeToString()
+    assert [account.of(content, version) for version in (0, 1, 2, 3)] == ["acme", "acme", "acme", ""]
+    assert account.of(content + b"\xff", 2) == "" == account.of(b"", 2)
+    assert account.of(Sandbox(account="x" * 65).SerializeToString(), 2) == ""
+    assert SHELF.account is None
+
+
+def marked(change: Callable[[descriptor_pb2.FileDescriptorProto], None]) -> ServiceDescriptor:
+    """A contract whose record names its account in field `owner`, after a change."""
+    file = descriptor_pb2.FileDescriptorProto(name="y.proto", package="y", syntax="proto3")
+    text = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
+    for message in (file.message_type.add(name="R"), file.message_type.add(name="Other")):
+        message.field.add(name="name", number=1, type=text, label=1)
+        message.field.add(name="owner", number=2, type=text, label=1)
+        message.field.add(name="size", number=3, type=descriptor_pb2.FieldDescriptorProto.TYPE_INT32, label=1)
+    mark(file.message_type[0].field[1])
+    reply = file.message_type.add(name="Reply")
+    reply.field.add(
+        name="items", number=1, type=descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE, label=3, type_name=".y.R"
+    )
+    reply.field.add(
+        name="other", number=2, type=descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE, label=1, type_name=".y.Other"
+    )
+    reply.field.add(name="name", number=3, type=text, label=1)
+    reply.field.add(name="size", number=4, type=descriptor_pb2.FieldDescriptorProto.TYPE_INT32, label=1)
+    method = file.service.add(name="S").method.add(name="X", input_type=".y.Reply", output_type=".y.Reply")
+    method.options.idempotency_level = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+    shape = options_pb2.ListRule(
+        items="items", next_page_token="name", page_token="name", page_size="size", default_page_size=1, max_page_size=1
+    )
+    method.options.Extensions[options_pb2.method].CopyFrom(options_pb2.MethodRule(operation="list", list=shape))
+    change(file)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return pool.FindServiceByName("y.S")
+
+
+def mark(field: descriptor_pb2.FieldDescriptorProto) -> None:
+    field.options.Extensions[options_pb2.account] = True
+    field.options.Extensions[field_behavior_pb2.field_behavior].append(field_behavior_pb2.IMMUTABLE)
+
+
+def _mutable(file: descriptor_pb2.FileDescriptorProto) -> None:
+    file.message_type[0].field[1].options.ClearExtension(field_behavior_pb2.field_behavior)
+
+
+def _list_of_others(file: descriptor_pb2.FileDescriptorProto) -> None:
+    file.message_type[2].field[0].type_name = ".y.Other"
+    file.message_type[2].field[1].type_name = ".y.R"
+
+
+def _old_form(file: descriptor_pb2.FileDescriptorProto) -> None:
+    """The record has the form Other in version 1."""
+    form = options_pb2.SchemaForm(version=1, message="y.R", form="y.Other")
+    rule = options_pb2.SchemaRule(metadata="v", oldest=1, newest=2, forms=[form])
+    file.service[0].options.Extensions[options_pb2.schema].CopyFrom(rule)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (_mutable, "y.R.owner has the option `account`: it must be .* IMMUTABLE"),
+        (lambda file: mark(file.message_type[0].field[0]), "y.R: 2 fields"),
+        (lambda file: mark(file.message_type[1].field[1]), "is in y.Other, y.R: only one message"),
+        (_list_of_others, "a list or watch shows y.Other"),
+        (_old_form, "y.Other: 0 fields"),
+    ],
+)
+def test_an_account_that_could_change_or_is_ambiguous_is_refused(
+    change: Callable[[descriptor_pb2.FileDescriptorProto], None], why: str
+) -> None:
+    assert Contract.of(marked(lambda file: None)).account is not None
+    with pytest.raises(UnfitContract, match=why):
+        Contract.of(marked(change))
+
+
+def test_an_account_is_a_text() -> None:
+    def number(file: descriptor_pb2.FileDescriptorProto) -> None:
+        file.message_type[0].field[1].type = descriptor_pb2.FieldDescriptorProto.TYPE_INT32
+
+    with pytest.raises(UnfitContract, match=r"y\.R\.owner has the option `account`: it must be a string"):
+        Contract.of(marked(number))

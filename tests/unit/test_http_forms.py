@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from libs.contract.descriptors import Contract, UnfitContract
+from libs.contract.descriptors import Contract
+from libs.contract.unfit import UnfitContract
 from libs.http.forms import Forms
 from libs.http.json_body import read_message, write_message
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb

@@ -1,6 +1,7 @@
 """Authentication at a listener's gate, and the principal that calls see."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -229,3 +230,50 @@ def test_a_short_subject_keeps_its_issuer_and_never_is_anonymous() -> None:
 
 def test_a_made_id_is_what_it_was_before_callers_had_an_identity() -> None:
     assert make_id("5F1D8E0A-1B7A-4C55-9E43-0D6B2C3A4F10") == "b0b7b281-f4e5-562b-a049-26e676b62175"
+
+
+class Expiring:
+    """A principal whose proof ends after so many seconds of the test's time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        return Principal("test:ann", expires_at=time.time() + self.seconds)
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+async def test_a_stream_ends_with_the_proof_of_its_callers_identity(answers: int) -> None:
+    async def endless(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+        for _ in range(answers):
+            yield b"one"
+        await asyncio.Event().wait()
+
+    streams = RawService(SERVICE, {}, {"Names": endless})
+    async with serving(config(Expiring(0.2)), streams) as (server, channel):
+        call = channel.stream_callable(f"/{SERVICE}/Names")(b"")
+        async with asyncio.timeout(10):
+            refused = await refusal(_all(call, answers))
+        assert reason_of(refused)[0] == "TOKEN_EXPIRED"
+        assert refused.code() is grpc.StatusCode.UNAUTHENTICATED
+        await eventually(lambda: not server.gate.streams)
+
+
+async def test_a_stream_that_is_always_being_written_to_ends_too() -> None:
+    async def busy(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+        while True:
+            yield b"x" * 100_000
+
+    async with serving(config(Expiring(0.2)), RawService(SERVICE, {}, {"Names": busy})) as (_, channel):
+        call = channel.stream_callable(f"/{SERVICE}/Names")(b"")
+        async with asyncio.timeout(20):
+            refused = await refusal(_all(call, -1))
+    assert reason_of(refused)[0] == "TOKEN_EXPIRED"
+
+
+async def _all(call: Any, count: int) -> None:
+    """Read so many answers (-1: all), then wait for the end."""
+    while count:
+        await call.read()
+        count -= 1
+    await call.read()

@@ -10,6 +10,8 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -23,7 +25,7 @@ from libs.clock import ManualClock
 from libs.identity import jwks as jwks_module
 from libs.identity import jwt as jwt_module
 from libs.identity.errors import KeysUnavailable, Unauthenticated
-from libs.identity.jwks import KeysUnfit, KeyTimes, read_address, read_keys
+from libs.identity.jwks import KeysUnfit, KeyTimes, read_address, read_file, read_keys
 from libs.identity.jwt import JwtAuthenticator, JwtRules
 from libs.identity.port import AUTHORIZATION
 from libs.identity.principal import Role
@@ -39,6 +41,7 @@ from tests.contracts.identity_adapters import (
     bearer,
     claims,
     jwks,
+    write,
 )
 
 RULES = JwtRules(ISSUER, AUDIENCE, frozenset({"RS256", "ES256", "EdDSA"}))
@@ -353,3 +356,12 @@ async def test_other_answers_leave_the_keys_as_they_are_and_show_no_address(answ
         with pytest.raises(KeysUnfit) as refused:
             await read_address(url)()
         assert "127.0.0.1" not in str(refused.value)
+
+
+async def test_a_principal_is_proved_until_its_token_expires(tmp_path: Path) -> None:
+    keys = write(tmp_path / "jwks.json", jwks(EC))
+    rules = replace(RULES, leeway_seconds=5.0)
+    authenticator = JwtAuthenticator(rules, read_file(keys), KeyTimes(60, 60), ManualClock())
+    end = int(time.time()) + 600
+    for _ in range(2):
+        assert (await authenticator.authenticate(bearer(EC.sign(claims(exp=end))))).expires_at == end + 5.0

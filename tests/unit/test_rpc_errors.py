@@ -184,3 +184,10 @@ async def test_a_token_that_another_process_refuses_is_our_trouble(caplog: pytes
 async def test_what_another_service_answered_without_a_reason_is_passed_on() -> None:
     error = await passed_on(passing(grpc.StatusCode.NOT_FOUND, "no such shelf"))
     assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no such shelf")
+
+
+def test_equal_errors_have_equal_bytes() -> None:
+    names = [f"field{number}" for number in range(8)]
+    errors = [BatonError("text", **{name: name for name in order}) for order in (names, names[::-1])]
+    for _ in range(20):
+        assert len({status_of(error).SerializeToString() for error in errors}) == 1

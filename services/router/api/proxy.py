@@ -95,9 +95,8 @@ class Proxy:
                     answer = await (work if method.is_read else self.writes.run(work))
             except Refused as refused:
                 self._compare(call, refused)
-                context.set_trailing_metadata(
-                    why.trailers_of(refused.store, dict(refused.error.trailing_metadata() or ()))
-                )
+                shown = None if self._is_restricted() else refused.store
+                context.set_trailing_metadata(why.trailers_of(shown, dict(refused.error.trailing_metadata() or ())))
                 return await self._refuse(context, refused)
             except BatonError as error:
                 self._count(error)
@@ -159,7 +158,12 @@ class Proxy:
     async def _refuse(self, context: Context, refused: Refused) -> Never:
         if refused.error.code() is grpc.StatusCode.UNAVAILABLE:
             self.traffic.unavailable += 1
-        await pass_on(context, refused.error)
+        await pass_on(context, refused.error, without=(metadata.VERSION,) if self._is_restricted() else ())
+
+    def _is_restricted(self) -> bool:
+        """Whether the caller reaches some accounts only. Then a refusal shows neither store nor version: both may
+        depend on a record that the caller must not know."""
+        return self.contract.account is not None and current_principal().reachable is not None
 
     def _count(self, error: BatonError) -> None:
         if error.code == "UNAVAILABLE":

@@ -43,7 +43,8 @@ def mcp(
         raise CommandFailed(f"--target: {target!r} is not an address: give HOST:PORT, as 127.0.0.1:7600", Exit.USAGE)
     import asyncio
 
-    from libs.contract.descriptors import Contract, UnfitContract
+    from libs.contract.descriptors import Contract
+    from libs.contract.unfit import UnfitContract
     from libs.http.mcp_stdio import TargetAway, serve_stdio
     from libs.rpc.auth import TokenUnfit
     from libs.tls.files import TlsUnfit

@@ -16,7 +16,8 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from libs.contract.descriptors import Method, UnfitContract
+from libs.contract.descriptors import Method
+from libs.contract.unfit import UnfitContract
 from libs.ownership.model import NEVER, Version
 from services.router.core.merge import HalfPage, Item, end_of
 

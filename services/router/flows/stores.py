@@ -163,7 +163,8 @@ class StoreClient:
             reason, found = reason_of(error)
             if reason == NotOwner.reason:
                 version = Version(int(found["term"]), int(found["revision"]))
-                return NotOwner(Store(found["owner"]), version, absent=found["absent"] == "true")
+                absent, hidden = found["absent"] == "true", found.get("hidden") == "true"
+                return NotOwner(Store(found["owner"]), version, absent=absent, hidden=hidden)
         reason = reason_of(error)[0]
         # A store that refuses the token has not begun the call. For clients that is an outage.
         if (code in _AWAY and reason not in _ANSWERS) or reason == TokenRefused.reason:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from libs.contract.pages import Filter, Page
 from libs.ownership.model import Answered, Call, Changed, Decide, Found, bucket_of
 from libs.store import engine
-from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS
+from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS, Work
 from libs.store.port import Listed
-from libs.store.window import up_to_other
+from libs.store.window import joined, up_to_other
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection
@@ -42,8 +43,10 @@ NEXT = {
     name: f"SELECT {ROW}, ({_CREATED} AND {MATCHES}) AS matches {after} ORDER BY r.key LIMIT 1"
     for name, after in _AFTER.items()
 }
+_OF_ACCOUNTS = "($6::text[] IS NULL OR coalesce(r.account = ANY($6::text[]), false))"
 PAGE_OF_KEYS = (
-    f"SELECT {ROW}, ({MATCHES}) AS matches FROM record r WHERE r.key = ANY($5::text[]) AND {_CREATED} ORDER BY r.key"
+    f"SELECT {ROW}, ({MATCHES} AND {_OF_ACCOUNTS}) AS matches FROM record r"
+    f" WHERE r.key = ANY($5::text[]) AND {_CREATED} ORDER BY r.key"
 )
 
 
@@ -91,12 +94,20 @@ class PostgresRecords:
         return decision
 
     async def page(self, page: Page) -> list[Listed]:
-        arguments = _filter_arguments(page.filter)
+        wanted = page.filter
 
         async def work(connection: Connection) -> list[Listed]:
             if page.keys:
-                return _listed(await connection.fetch(PAGE_OF_KEYS, *arguments, list(page.keys)))
-            return await _bounded_page(connection, page, arguments)
+                accounts = None if wanted.accounts is None else list(wanted.accounts)
+                arguments = _filter_arguments(wanted)
+                return _listed(await connection.fetch(PAGE_OF_KEYS, *arguments, list(page.keys), accounts))
+            most = Work(LIST_ROWS, LIST_STEP_ROWS, LIST_SECONDS)
+            if wanted.accounts is None:
+                return await _bounded_page(connection, page, most)
+            filters = wanted.by_account()
+            share = most.share(len(filters))
+            parts = [await _bounded_page(connection, replace(page, filter=one), share) for one in filters]
+            return joined(parts, page.limit)
 
         return await self._context.requests.run(work)
 
@@ -119,16 +130,17 @@ class PostgresRecords:
         context.written.notify()
 
 
-async def _bounded_page(connection: Connection, page: Page, arguments: tuple[Any, ...]) -> list[Listed]:
+async def _bounded_page(connection: Connection, page: Page, most: Work) -> list[Listed]:
+    arguments = _filter_arguments(page.filter)
     scope, value = min(page.filter.equals, default=("", ""))
     if scope not in _SCOPES:
         return []
     listed: list[Listed] = []
     after = page.after
     loop = asyncio.get_running_loop()
-    until = loop.time() + LIST_SECONDS
-    for _ in range(LIST_ROWS // LIST_STEP_ROWS):
-        end = await connection.fetchval(STEP_END[scope], value, after, LIST_STEP_ROWS - 1)
+    until = loop.time() + most.seconds
+    for _ in range(most.rows // most.step_rows):
+        end = await connection.fetchval(STEP_END[scope], value, after, most.step_rows - 1)
         bounds = (value, after, page.limit - len(listed))
         if end is None:
             return listed + _listed(await connection.fetch(PAGE[scope], *arguments, *bounds))

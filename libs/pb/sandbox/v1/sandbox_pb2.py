@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sandbox/v1/sandbox.proto\x12\nsandbox.v1\x1a\x1e\x62\x61ton/options/v1/options.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x05\n\x07Sandbox\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.sandbox.v1.Sandbox.State\x12+\n\x04spec\x18\x04 \x01(\x0b\x32\x17.sandbox.v1.SandboxSpecB\x04\xe2\x41\x01\x02\x12/\n\x06labels\x18\x05 \x03(\x0b\x32\x1f.sandbox.v1.Sandbox.LabelsEntry\x12?\n\x0b\x61nnotations\x18\x06 \x03(\x0b\x32$.sandbox.v1.Sandbox.AnnotationsEntryB\x04\xb0\xee\x18\x01\x12\x16\n\x07\x61\x63\x63ount\x18\x07 \x01(\tB\x05\xe2\x41\x02\x02\x05\x12\x1c\n\x0eschema_version\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08revision\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12&\n\x05lease\x18\x0e \x01(\x0b\x32\x11.sandbox.v1.LeaseB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"i\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x11\n\rSTATE_STOPPED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04J\x04\x08\x1e\x10\'\"\xc2\x01\n\x05Lease\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05token\x18\x03 \x01(\t\x12\x10\n\x08renewals\x18\x04 \x01(\x03\x12\x30\n\x0c\x61\x63quire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrenew_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe8\x01\n\x0bSandboxSpec\x12\x13\n\x05image\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12\x33\n\x03\x65nv\x18\x03 \x03(\x0b\x32 .sandbox.v1.SandboxSpec.EnvEntryB\x04\xb0\xee\x18\x01\x12\x12\n\ncpu_millis\x18\x04 \x01(\x03\x12\x12\n\nmemory_mib\x18\x05 \x01(\x03\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcc\x03\n\x0b\x46latSandbox\x12\r\n\x05state\x18\x03 \x01(\x05\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x07 \x01(\t\x12\x16\n\x0eschema_version\x18\x08 \x01(\x05\x12\x10\n\x08revision\x18\t \x01(\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12\r\n\x05image\x18\x1e \x01(\t\x12\x0f\n\x07\x63ommand\x18\x1f \x03(\t\x12\x33\n\x03\x65nv\x18  \x03(\x0b\x32 .sandbox.v1.FlatSandbox.EnvEntryB\x04\xb0\xee\x18\x01\x12\x0b\n\x03\x63pu\x18! \x01(\x01\x12\x11\n\tmemory_mb\x18\" \x01(\x03\x12\x16\n\ttimeout_s\x18# \x01(\x03H\x00\x88\x01\x01\x12\x37\n\x08metadata\x18$ \x03(\x0b\x32%.sandbox.v1.FlatSandbox.MetadataEntry\x12\x12\n\ncreated_at\x18% \x01(\x01\x12\x12\n\nupdated_at\x18& \x01(\x01\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_timeout_sBh\n\x0e\x63om.sandbox.v1B\x0cSandboxProtoP\x01Z\x1e\x62\x61ton/gen/sandbox/v1;sandboxv1\xaa\x02\nSandbox.V1\xca\x02\nSandbox\\V1\xea\x02\x0bSandbox::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18sandbox/v1/sandbox.proto\x12\nsandbox.v1\x1a\x1e\x62\x61ton/options/v1/options.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x05\n\x07Sandbox\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\x11\n\x03uid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.sandbox.v1.Sandbox.State\x12+\n\x04spec\x18\x04 \x01(\x0b\x32\x17.sandbox.v1.SandboxSpecB\x04\xe2\x41\x01\x02\x12/\n\x06labels\x18\x05 \x03(\x0b\x32\x1f.sandbox.v1.Sandbox.LabelsEntry\x12?\n\x0b\x61nnotations\x18\x06 \x03(\x0b\x32$.sandbox.v1.Sandbox.AnnotationsEntryB\x04\xb0\xee\x18\x01\x12\x1a\n\x07\x61\x63\x63ount\x18\x07 \x01(\tB\t\xe2\x41\x02\x02\x05\xb8\xee\x18\x01\x12\x1c\n\x0eschema_version\x18\x08 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08revision\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12\x35\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x64\x65lete_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12&\n\x05lease\x18\x0e \x01(\x0b\x32\x11.sandbox.v1.LeaseB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10\x41nnotationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"i\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x11\n\rSTATE_STOPPED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04J\x04\x08\x1e\x10\'\"\xc2\x01\n\x05Lease\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05token\x18\x03 \x01(\t\x12\x10\n\x08renewals\x18\x04 \x01(\x03\x12\x30\n\x0c\x61\x63quire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrenew_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe8\x01\n\x0bSandboxSpec\x12\x13\n\x05image\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12\x33\n\x03\x65nv\x18\x03 \x03(\x0b\x32 .sandbox.v1.SandboxSpec.EnvEntryB\x04\xb0\xee\x18\x01\x12\x12\n\ncpu_millis\x18\x04 \x01(\x03\x12\x12\n\nmemory_mib\x18\x05 \x01(\x03\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd6\x03\n\x0b\x46latSandbox\x12\r\n\x05state\x18\x03 \x01(\x05\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x19\n\x07\x61\x63\x63ount\x18\x07 \x01(\tB\x08\xe2\x41\x01\x05\xb8\xee\x18\x01\x12\x16\n\x0eschema_version\x18\x08 \x01(\x05\x12\x10\n\x08revision\x18\t \x01(\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12\r\n\x05image\x18\x1e \x01(\t\x12\x0f\n\x07\x63ommand\x18\x1f \x03(\t\x12\x33\n\x03\x65nv\x18  \x03(\x0b\x32 .sandbox.v1.FlatSandbox.EnvEntryB\x04\xb0\xee\x18\x01\x12\x0b\n\x03\x63pu\x18! \x01(\x01\x12\x11\n\tmemory_mb\x18\" \x01(\x03\x12\x16\n\ttimeout_s\x18# \x01(\x03H\x00\x88\x01\x01\x12\x37\n\x08metadata\x18$ \x03(\x0b\x32%.sandbox.v1.FlatSandbox.MetadataEntry\x12\x12\n\ncreated_at\x18% \x01(\x01\x12\x12\n\nupdated_at\x18& \x01(\x01\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_timeout_sBh\n\x0e\x63om.sandbox.v1B\x0cSandboxProtoP\x01Z\x1e\x62\x61ton/gen/sandbox/v1;sandboxv1\xaa\x02\nSandbox.V1\xca\x02\nSandbox\\V1\xea\x02\x0bSandbox::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,7 +49,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SANDBOX'].fields_by_name['annotations']._loaded_options = None
   _globals['_SANDBOX'].fields_by_name['annotations']._serialized_options = b'\260\356\030\001'
   _globals['_SANDBOX'].fields_by_name['account']._loaded_options = None
-  _globals['_SANDBOX'].fields_by_name['account']._serialized_options = b'\342A\002\002\005'
+  _globals['_SANDBOX'].fields_by_name['account']._serialized_options = b'\342A\002\002\005\270\356\030\001'
   _globals['_SANDBOX'].fields_by_name['schema_version']._loaded_options = None
   _globals['_SANDBOX'].fields_by_name['schema_version']._serialized_options = b'\342A\001\003'
   _globals['_SANDBOX'].fields_by_name['revision']._loaded_options = None
@@ -72,26 +72,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FLATSANDBOX_ENVENTRY']._serialized_options = b'8\001'
   _globals['_FLATSANDBOX_METADATAENTRY']._loaded_options = None
   _globals['_FLATSANDBOX_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_FLATSANDBOX'].fields_by_name['account']._loaded_options = None
+  _globals['_FLATSANDBOX'].fields_by_name['account']._serialized_options = b'\342A\001\005\270\356\030\001'
   _globals['_FLATSANDBOX'].fields_by_name['env']._loaded_options = None
   _globals['_FLATSANDBOX'].fields_by_name['env']._serialized_options = b'\260\356\030\001'
   _globals['_SANDBOX']._serialized_start=171
-  _globals['_SANDBOX']._serialized_end=929
-  _globals['_SANDBOX_LABELSENTRY']._serialized_start=719
-  _globals['_SANDBOX_LABELSENTRY']._serialized_end=764
-  _globals['_SANDBOX_ANNOTATIONSENTRY']._serialized_start=766
-  _globals['_SANDBOX_ANNOTATIONSENTRY']._serialized_end=816
-  _globals['_SANDBOX_STATE']._serialized_start=818
-  _globals['_SANDBOX_STATE']._serialized_end=923
-  _globals['_LEASE']._serialized_start=932
-  _globals['_LEASE']._serialized_end=1126
-  _globals['_SANDBOXSPEC']._serialized_start=1129
-  _globals['_SANDBOXSPEC']._serialized_end=1361
-  _globals['_SANDBOXSPEC_ENVENTRY']._serialized_start=1319
-  _globals['_SANDBOXSPEC_ENVENTRY']._serialized_end=1361
-  _globals['_FLATSANDBOX']._serialized_start=1364
-  _globals['_FLATSANDBOX']._serialized_end=1824
-  _globals['_FLATSANDBOX_ENVENTRY']._serialized_start=1319
-  _globals['_FLATSANDBOX_ENVENTRY']._serialized_end=1361
-  _globals['_FLATSANDBOX_METADATAENTRY']._serialized_start=1763
-  _globals['_FLATSANDBOX_METADATAENTRY']._serialized_end=1810
+  _globals['_SANDBOX']._serialized_end=933
+  _globals['_SANDBOX_LABELSENTRY']._serialized_start=723
+  _globals['_SANDBOX_LABELSENTRY']._serialized_end=768
+  _globals['_SANDBOX_ANNOTATIONSENTRY']._serialized_start=770
+  _globals['_SANDBOX_ANNOTATIONSENTRY']._serialized_end=820
+  _globals['_SANDBOX_STATE']._serialized_start=822
+  _globals['_SANDBOX_STATE']._serialized_end=927
+  _globals['_LEASE']._serialized_start=936
+  _globals['_LEASE']._serialized_end=1130
+  _globals['_SANDBOXSPEC']._serialized_start=1133
+  _globals['_SANDBOXSPEC']._serialized_end=1365
+  _globals['_SANDBOXSPEC_ENVENTRY']._serialized_start=1323
+  _globals['_SANDBOXSPEC_ENVENTRY']._serialized_end=1365
+  _globals['_FLATSANDBOX']._serialized_start=1368
+  _globals['_FLATSANDBOX']._serialized_end=1838
+  _globals['_FLATSANDBOX_ENVENTRY']._serialized_start=1323
+  _globals['_FLATSANDBOX_ENVENTRY']._serialized_end=1365
+  _globals['_FLATSANDBOX_METADATAENTRY']._serialized_start=1777
+  _globals['_FLATSANDBOX_METADATAENTRY']._serialized_end=1824
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,7 @@ still run in a live process, so a refusal after it leaves the outcome unknown.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -185,17 +186,27 @@ class Forward:
                 continue
             try:
                 return await self._send_write(to.other, call)
-            except NotOwner:
+            except NotOwner as denied:
                 # The record or its bucket has moved meanwhile: the next round finds it at the target.
-                continue
+                await self._finish_bucket(call, denied)
         raise OwnerUnavailable("the record is moving from store to store: retry with the same request_id")
 
     async def _bring(self, call: ClientCall, to: Store, denied: NotOwner) -> Moved:
+        if denied.hidden:
+            # A record of another account stays where it is. As with an absent one, the owner of its bucket answers.
+            return Moved.ABSENT
         try:
             async with asyncio.timeout(self._left(call)):
                 return await self._handoffs.bring(call.key, to, denied, create=call.may_create)
         except (Refused, NotOwner, TimeoutError):
             return Moved.BUSY
+
+    async def _finish_bucket(self, call: ClientCall, denied: NotOwner) -> None:
+        """Let the bucket of a record that is hidden from the caller arrive, if no store owns it now."""
+        if denied.hidden:
+            with suppress(Refused, TimeoutError):
+                async with asyncio.timeout(self._left(call)):
+                    await self._handoffs.finish_bucket(call.key)
 
     async def _send_write(self, store: Store, call: ClientCall) -> Answer:
         """Send a write, and again to another process of the store if the first one does not answer."""

@@ -76,7 +76,7 @@ class Handoffs:
                 self._traffic.moved(key)
                 return Moved.HERE
             if denied.absent:
-                await self._finish_bucket(bucket_of(key))
+                await self.finish_bucket(key)
                 return Moved.HERE
             # The target's own row is the newest: it was released to the source, which has not adopted it yet.
             released = await self._release(key, to.other, create=False)
@@ -89,5 +89,7 @@ class Handoffs:
         answer = await self._transfer.release([key], to, create=create, seconds=STEP_SECONDS)
         return answer.results[0]
 
-    async def _finish_bucket(self, bucket: int) -> None:
+    async def finish_bucket(self, key: str) -> None:
+        """Let the key's bucket arrive if no store owns it now."""
+        bucket = bucket_of(key)
         await self._flights.run(bucket, lambda: self._bucket_owners.finish([bucket]))

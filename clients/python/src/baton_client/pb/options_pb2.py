@@ -17,7 +17,8 @@ DESCRIPTOR = _load(
     b'ER\x10\x01\x12\x11\n\rROLE_OPERATOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03:N\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xe3\x8d\x03 \x01(\x0b2\x1c.bato'
     b'n.options.v1.MethodRule:F\n\x04role\x12\x1e.google.protobuf.MethodOptions\x18\xe5\x8d\x03 \x01(\x0e2\x16.baton.options.v1.Role:'
     b'O\n\x06schema\x12\x1f.google.protobuf.ServiceOptions\x18\xe4\x8d\x03 \x01(\x0b2\x1c.baton.options.v1.SchemaRule:/\n\x06secret\x12\x1d.goo'
-    b'gle.protobuf.FieldOptions\x18\xe6\x8d\x03 \x01(\x08B\x87\x01\n\x14com.baton.options.v1B\x0cOptionsProtoP\x01Z$baton/gen/baton/opti'
-    b'ons/v1;optionsv1\xaa\x02\x10Baton.Options.V1\xca\x02\x10Baton\\Options\\V1\xea\x02\x12Baton::Options::V1b\x06proto3',
+    b'gle.protobuf.FieldOptions\x18\xe6\x8d\x03 \x01(\x08:0\n\x07account\x12\x1d.google.protobuf.FieldOptions\x18\xe7\x8d\x03 \x01(\x08B\x87\x01\n\x14com.bato'
+    b'n.options.v1B\x0cOptionsProtoP\x01Z$baton/gen/baton/options/v1;optionsv1\xaa\x02\x10Baton.Options.V1\xca\x02\x10Baton\\Op'
+    b'tions\\V1\xea\x02\x12Baton::Options::V1b\x06proto3',
     globals(),
 )

@@ -280,6 +280,7 @@ METHOD_FIELD_NUMBER: _builtins.int
 ROLE_FIELD_NUMBER: _builtins.int
 SCHEMA_FIELD_NUMBER: _builtins.int
 SECRET_FIELD_NUMBER: _builtins.int
+ACCOUNT_FIELD_NUMBER: _builtins.int
 method: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___MethodRule]
 """Rules for routing calls of this method. The router refuses to start with a method that lacks them."""
 role: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, Global___Role.ValueType]
@@ -291,4 +292,9 @@ none.
 secret: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
 """The field's value, or each value of its map, is a secret. It is shown to callers of the contract only: logs, errors
 and what operators see have "***" in its place.
+"""
+account: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.FieldOptions, _builtins.bool]
+"""The field names the account that the record belongs to. It is a string of the record's message, and IMMUTABLE
+(google.api.field_behavior). Callers without the role admin reach only records of their own accounts. In a contract
+without this option, records have no accounts and every caller reaches all of them.
 """

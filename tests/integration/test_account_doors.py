@@ -1,0 +1,127 @@
+"""Accounts at every door of A, B and the router: a record of another account is no record there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from libs.identity.port import AUTHORIZATION
+from libs.rpc import metadata
+from libs.sandboxes.schema import METADATA
+from tests.contracts.identity_adapters import write
+from tests.http_client import Answer, ask
+from tests.system.programs import PLACES, Programs, running_programs
+
+SERVICE = "sandbox.v1.SandboxService"
+HOLDERS = {"ann": 'accounts = ["acme"]', "bob": 'accounts = ["corp"]', "root": 'roles = ["admin"]', "nobody": ""}
+SPEC = {"image": "image:1"}
+
+Call = Callable[[Programs, str, str, str], Awaitable[Answer]]
+"""Arguments: the programs, a place, the caller, an id."""
+
+
+@pytest.fixture
+async def programs(tmp_path: Path) -> AsyncIterator[Programs]:
+    entries = [f'[[token]]\nsubject = "{who}"\ntoken = "{token_of(who)}"\n{rest}\n' for who, rest in HOLDERS.items()]
+    file = write(tmp_path / "tokens.toml", "".join(entries))
+    async with running_programs(tmp_path, public_auth="tokens", public_auth_file=file) as running:
+        yield running
+
+
+def token_of(who: str) -> str:
+    return f"token-of-{who}-0000000000"
+
+
+async def send(at: Programs, place: str, who: str, way: str, path: str, body: object = None) -> Answer:
+    headers = {
+        AUTHORIZATION: f"Bearer {token_of(who)}",
+        METADATA: "2",
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        metadata.EXPLAIN: "1",
+    }
+    return await ask(at.http[place], way, path, b"" if body is None else json.dumps(body).encode(), headers)
+
+
+async def by_rest(at: Programs, place: str, who: str, name: str) -> Answer:
+    return await send(at, place, who, "GET", f"/v1/sandboxes/{name}")
+
+
+async def rest_update(at: Programs, place: str, who: str, name: str) -> Answer:
+    return await send(at, place, who, "PATCH", f"/v1/sandboxes/{name}?updateMask=labels", {"labels": {"k": "v"}})
+
+
+async def rest_delete(at: Programs, place: str, who: str, name: str) -> Answer:
+    return await send(at, place, who, "DELETE", f"/v1/sandboxes/{name}?etag=%220-9%22")
+
+
+async def by_connect(at: Programs, place: str, who: str, name: str) -> Answer:
+    return await send(at, place, who, "POST", f"/{SERVICE}/GetSandbox", {"name": f"sandboxes/{name}"})
+
+
+async def connect_lease(at: Programs, place: str, who: str, name: str) -> Answer:
+    body = {"name": f"sandboxes/{name}", "holder": "h", "ttl": "9s"}
+    return await send(at, place, who, "POST", f"/{SERVICE}/AcquireLease", body)
+
+
+async def by_mcp(at: Programs, place: str, who: str, name: str) -> Answer:
+    return await _tool(at, place, who, "get_sandbox", {"name": f"sandboxes/{name}"})
+
+
+async def _tool(at: Programs, place: str, who: str, tool: str, arguments: object) -> Answer:
+    call = {"name": tool, "arguments": arguments}
+    return await send(
+        at, place, who, "POST", "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
+    )
+
+
+CALLS: dict[str, Call] = {
+    "REST": by_rest,
+    "REST update": rest_update,
+    "REST delete": rest_delete,
+    "Connect": by_connect,
+    "Connect lease": connect_lease,
+    "MCP": by_mcp,
+}
+
+
+async def make(at: Programs, place: str, who: str, name: str, account: str) -> Answer:
+    path = f"/v1/sandboxes?sandboxId={name}&requestId={uuid4()}"
+    return await send(at, place, who, "POST", path, {"account": account, "spec": SPEC})
+
+
+async def shown(at: Programs, place: str) -> dict[tuple[str, str], tuple[int, bytes, dict[str, str]]]:
+    """The answers to callers of other accounts, for each call on "hidden"."""
+    found: dict[tuple[str, str], tuple[int, bytes, dict[str, str]]] = {}
+    for kind, call in CALLS.items():
+        for who in ("ann", "nobody"):
+            answer = await call(at, place, who, "hidden")
+            assert b"NOT_FOUND" in answer.body or b"not_found" in answer.body
+            headers = {name: value for name, value in answer.headers.items() if name != "date"}
+            found[kind, who] = answer.status, answer.body, headers
+    return found
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_no_door_shows_a_record_of_another_account(programs: Programs, place: str) -> None:
+    absent = await shown(programs, place)
+    assert (await make(programs, place, "bob", "hidden", "corp")).status == 200
+    assert await shown(programs, place) == absent
+    for who in ("bob", "root"):
+        assert (await by_rest(programs, place, who, "hidden")).json()["account"] == "corp"
+    taken = await make(programs, place, "ann", "hidden", "acme")
+    assert (taken.status, b"NAME_TAKEN" in taken.body, b"corp" in taken.body) == (409, True, False)
+    foreign = await make(programs, place, "ann", "other", "corp")
+    assert (foreign.status, b"ACCOUNT_NOT_YOURS" in foreign.body, b"account" in foreign.body) == (403, True, True)
+    listed = await send(programs, place, "ann", "GET", "/v1/sandboxes?showDeleted=true")
+    assert listed.json().get("sandboxes", []) == []
+    tool = await _tool(programs, place, "ann", "list_sandboxes", {})
+    assert b"hidden" not in tool.body and tool.status == 200
+    assert (await make(programs, place, "ann", "mine", "acme")).status == 200
+    for who, names in (("ann", ["mine"]), ("bob", ["hidden"]), ("root", ["hidden", "mine"]), ("nobody", [])):
+        listed = await send(programs, place, who, "GET", "/v1/sandboxes")
+        assert [one["name"] for one in listed.json().get("sandboxes", [])] == [f"sandboxes/{name}" for name in names]
