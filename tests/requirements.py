@@ -801,6 +801,10 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "trust.identity-change": Requirement(
         "A change of identity while clients write loses nothing and doubles nothing, forward and back",
         _in(
+            "acceptance/test_identity_change.py",
+            "identities_change_there_and_back_under_load_and_no_write_is_lost_or_doubled",
+        )
+        + _in(
             "contracts/test_store_identities.py",
             "a_retry_under_another_identity_of_its_caller_gets_the_first_answer",
             "so_does_a_retry_at_the_store_that_the_record_has_moved_to",

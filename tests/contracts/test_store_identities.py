@@ -93,7 +93,7 @@ async def test_concurrent_attempts_under_every_identity_have_one_effect(store: S
     await own(store, [KEY])
     if not new:
         await put(store, OTHER, "before")
-    attempts = [put(store, identity) for identity in OF_ANN for _ in range(4)]
+    attempts = [put(store, identity) for identity in reversed(OF_ANN) for _ in range(4)]
     outcomes = await asyncio.gather(*attempts)
     assert sum(isinstance(one, Changed) for one in outcomes) == 1
     assert len({(one.answer, one.version) for one in outcomes}) == 1
