@@ -56,7 +56,7 @@ LEAST_REPEATS = 4
 """Of writes of each earlier step, before the next step."""
 REPEATED_SHARE = 0.4
 REPEATED_METHODS = frozenset({"create", "update", "delete", "undelete"})
-"""A repeated lease call would overwrite what the client knows about its lease."""
+"""A repeated lease call would replace the client's token of its lease by an older one."""
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def stack(kafka: Kafka, postgres: Postgres, redis_server: Redis) -> Stack:
 
 @dataclass
 class Stage:
-    """What all clients do at present, and what they have done."""
+    """The step of the change, and the counts of repeated writes. All clients share it."""
 
     name: str = "none"
     with_token: float = 0.5
