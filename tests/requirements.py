@@ -785,6 +785,15 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "mcp_clients_learn_where_to_get_a_token",
         ),
     ),
+    "trust.pages": Requirement(
+        "A web page of a stranger changes nothing through a user's browser, over any protocol",
+        _in(
+            "integration/test_origins.py",
+            "a_page_of_a_stranger_changes_nothing_over_any_protocol",
+            "a_call_with_a_token_is_served_whatever_its_page_is",
+        )
+        + _in("unit/test_http_origins.py", "over_tls_a_page_of_the_listeners_own_name_is_served"),
+    ),
     "trust.identity-principal": Requirement(
         "The subject is the principal of served requests; stores believe it only on the internal listener",
         _in(

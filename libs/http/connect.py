@@ -39,6 +39,7 @@ from libs.http.codecs import Codec, codec_of
 from libs.http.envelopes import HEAD_BYTES, pack, unpack_one
 from libs.http.errors import Compressed, Failure, NoSuchVerb, WrongMediaType
 from libs.http.gateway import Gateway, failure
+from libs.http.origins import check_page
 from libs.http.streams import StreamedAnswer
 
 UNARY_KINDS = {"application/json": codecs.JSON, "application/proto": codecs.PROTO}
@@ -70,6 +71,7 @@ class Connect:
 
     async def serve(self, method: Method, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            check_page(scope)
             _check_verb(method, scope["method"])
             request = _request(method, scope)
         except BatonError as error:

@@ -31,6 +31,7 @@ from libs.http.call import DoorCall, Ended
 from libs.http.envelopes import HEAD_BYTES, pack, unpack_one
 from libs.http.errors import Compressed, Failure, NoSuchVerb, failure_of
 from libs.http.gateway import Gateway, failure
+from libs.http.origins import check_page
 from libs.http.streams import StreamedAnswer
 from libs.rpc.errors import DETAILS_KEY
 
@@ -54,6 +55,7 @@ class GrpcWeb:
         headers = Headers(scope=scope)
         kind = media_type(headers)
         try:
+            check_page(scope)
             if scope["method"] != "POST":
                 raise NoSuchVerb(scope["method"], ["POST"])
             if (encoding := headers.get("grpc-encoding", _IDENTITY).lower()) != _IDENTITY:

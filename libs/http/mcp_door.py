@@ -3,21 +3,17 @@
 Requests share no state, so any process behind one address may serve each. The server has no messages of its own, so
 GET, which would open a stream for them, is refused, as the specification allows.
 
-DNS rebinding: a web page can make its own name resolve to this listener's address and call it from a browser inside the
-network. A browser sends the page's origin with every POST; other clients send none. So a request with an origin is
-served only if no name was resolved for it: the origin is this machine, or the listener by its address. The Host header
-is not checked: in containers it may be any name that the network resolves.
+A request with an origin is served only if no name was resolved for it (`libs.http.origins`), with or without a token,
+as the specification asks. The Host header is not checked: in containers it may be any name that the network resolves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import ipaddress
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,10 +32,11 @@ from libs.http.asgi import (
     respond,
 )
 from libs.http.call import DoorCall
-from libs.http.errors import NoSuchPath, NoSuchVerb, RefusedByHttp, WrongMediaType, failure_of
+from libs.http.errors import NoSuchPath, NoSuchVerb, WrongMediaType, failure_of
 from libs.http.forms import Forms
 from libs.http.gateway import Gateway
 from libs.http.json_body import parse_json
+from libs.http.origins import check_origin
 from libs.http.protected import ProtectedResource
 from libs.http.tools import Tool
 from libs.rpc.bodies import Bodies
@@ -58,14 +55,6 @@ _CALL_HEADERS = "baton.call_headers"
 
 _PARSE_ERROR, _INVALID_REQUEST = -32700, -32600
 """Source: https://www.jsonrpc.org/specification#error_object."""
-
-
-class ForeignOrigin(RefusedByHttp):
-    """The request comes from a web page of another origin."""
-
-    code = "PERMISSION_DENIED"
-    reason = "FOREIGN_ORIGIN"
-    http_code = 403
 
 
 class GatewayCaller:
@@ -208,32 +197,6 @@ def _check_message(found: Any) -> None:
         raise InvalidField("body.jsonrpc", found.get("jsonrpc"), 'a JSON-RPC message with "jsonrpc": "2.0"')
     if not ({"result", "error"} & found.keys() or isinstance(found.get("method"), str)):
         raise InvalidField("body.method", found.get("method"), 'the name of an MCP method, for example "tools/list"')
-
-
-def check_origin(headers: Headers) -> None:
-    origin = headers.get("origin")
-    if origin is None:
-        return
-    try:
-        host = urlsplit(origin).hostname or ""
-        listener = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-    except ValueError:
-        host = listener = ""
-    if host == "localhost" or host.endswith(".localhost") or _is_address(host, listener):
-        return
-    raise ForeignOrigin(
-        f"origin {origin[:200]!r} is not served: open the page by the listener's IP address or as localhost, or call"
-        " without an Origin header"
-    )
-
-
-def _is_address(host: str, listener: str) -> bool:
-    """Whether the origin's host is a loopback address, or the address that the request was sent to."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or host == listener
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -38,6 +38,7 @@ from libs.http.errors import Failure, NoSuchVerb, WrongMediaType
 from libs.http.events import form_for
 from libs.http.gateway import Gateway, failure
 from libs.http.json_body import read_message, serialized, write_message
+from libs.http.origins import check_page
 from libs.http.streams import StreamedAnswer
 from libs.http.values import fields_of, put_value, put_values
 
@@ -74,6 +75,7 @@ class RestDoor:
             if verb == "OPTIONS":
                 await respond(send, 204, {"allow": ", ".join(self._allowed(path))})
                 return
+            check_page(scope)
             route = self.routes.find(verb, path)
             scope["route"] = route.binding.template.text
             headers = Headers(scope=scope)
