@@ -21,6 +21,7 @@ from libs.errors import BatonError
 from libs.eventlog.address import LogAddress, check_log_url
 from libs.eventlog.security import KafkaSecurity
 from libs.identity.settings import IdentitySettings
+from libs.pb.baton.telemetry.v1 import telemetry_pb2
 from libs.settings import USAGE_EXIT_CODE, WrongSetting
 from libs.telemetry.metrics import open_metrics
 from libs.tls.process import Tls, TlsPaths, open_tls
@@ -178,6 +179,13 @@ async def open_basis(settings: ProcessSettings) -> AsyncIterator[tuple[Tls, Mete
     async with open_tls(settings.tls_paths) as tls, open_metrics(settings.metrics, tls.metrics_context()) as meter:
         tls.measure(meter)
         yield tls, meter
+
+
+def certificate_of(tls: Tls) -> telemetry_pb2.Certificate | None:
+    """The state of the process's certificate, for its status; None without TLS."""
+    if tls.days_left is None and not tls.troubles:
+        return None
+    return telemetry_pb2.Certificate(days=tls.days_left, reload_trouble="; ".join(tls.troubles))
 
 
 def stop_signal() -> asyncio.Event:

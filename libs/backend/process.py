@@ -37,7 +37,7 @@ from libs.eventlog.lazy import LazyEventLog
 from libs.identity.opening import ANYBODY, AUTH_SETTING, Identity, open_identity
 from libs.locks.measured import MeasuredLocks
 from libs.locks.port import LockManager
-from libs.process import open_basis, stop_signal
+from libs.process import certificate_of, open_basis, stop_signal
 from libs.rpc.auth import read_token
 from libs.rpc.channel import open_channel
 from libs.rpc.clients import Clients
@@ -185,6 +185,7 @@ async def open_backend(
             locks,
             public_auth=settings.public_auth or "",
             public_auth_optional=settings.public_auth_optional,
+            certificate=lambda: certificate_of(tls),
         )
         replication = Replication(backend.operations, backend.contract, ports, feed, deps, facts)
         audit: list[TypedService] = []

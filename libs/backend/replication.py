@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from uuid import uuid4
@@ -95,6 +95,8 @@ class StoreFacts:
     """Setting public_auth; "" if it is not set."""
     public_auth_optional: bool = False
     """Callers without credentials are served as `anonymous`."""
+    certificate: Callable[[], telemetry_pb2.Certificate | None] = lambda: None
+    """The state of the process's certificate; None without TLS."""
 
 
 class FeedStopped(BatonError):
@@ -157,6 +159,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
             server_id=facts.server_id,
             public_auth=facts.public_auth,
             public_auth_optional=facts.public_auth_optional,
+            certificate=facts.certificate(),
             process=facts.process,
             serves_subjects=self._served_as.subjects,
             feed=pb.Feed(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
 DAY_SECONDS = 86_400
+WARN_DAYS = 14.0
+"""Days before a certificate expires from which on log, status and doctor warn."""
 
 _Stamp: TypeAlias = tuple[int, int, int]
 """Time of change, size and inode of a file."""

@@ -12,14 +12,12 @@ from pathlib import Path
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from libs.tls.context import LiveContext
-from libs.tls.files import DAY_SECONDS, NamedFile, TlsFiles, TlsUnfit
+from libs.tls.files import DAY_SECONDS, WARN_DAYS, NamedFile, TlsFiles, TlsUnfit
 
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 1.0
 """Interval between two looks at the files."""
-WARN_DAYS = 14.0
-"""Days before a certificate expires from which on the log warns, once a day."""
 
 
 @dataclass(frozen=True, slots=True)

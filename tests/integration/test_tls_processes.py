@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -196,6 +197,7 @@ async def test_a_system_serves_over_tls_with_certificates_on_both_sides(system: 
     assert re.search(r"^baton_tls_certificate_days 29\.\d+", metrics, re.MULTILINE)
     code, output = await baton("status", *system.options())
     assert (code, "OFF" in output) == (0, True), output
+    assert "router 30 days, A 30 days, B 30 days" in output
     files = ["--tls-ca", str(system.authority.file), *system.options()[4:]]
     listeners = [*system.at.values(), f"http://{system.http}"]
     assert await asyncio.to_thread(health.main, [*files, *listeners]) == 0
@@ -256,6 +258,9 @@ async def test_certificates_are_replaced_under_traffic_without_a_failed_call(sys
         assert router.logged("tls_certificate:") and router.logged("has no valid certificate")
         assert await system.shown(system.at["router"]) == after
         assert "baton_tls_reload_failing 1.0" in await system.get(system.metrics, "/metrics")
+        _, output = await baton("doctor", *system.options(), "-o", "json")
+        (found,) = [one for one in json.loads(output)["findings"] if one["subject"] == "certificate of this router"]
+        assert found["level"] == "WARN" and "has no valid certificate" in found["text"]
         at = done
         await eventually(lambda: done > at + 10, BOUND_SECONDS)
         stop.set()

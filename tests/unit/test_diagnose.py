@@ -13,6 +13,7 @@ from libs.eventlog.port import Event
 from libs.ownership.model import Store
 from libs.pb.baton.record.v1.record_pb2 import STORE_A, STORE_B
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.pb.baton.telemetry.v1 import telemetry_pb2
 from services.router.control.info import ControlInfo
 from services.router.control.memory import MemoryControlStore
 from services.router.flows.steering.diagnose import NO_CREDENTIALS, Credentials, Doctor, Finding, Level, file_system_of
@@ -56,13 +57,16 @@ class Ward:
         self.credentials = NO_CREDENTIALS
         self.control_auth = "jwt"
         self.serves_subjects = False
+        self.two_person = False
+        self.certificate: telemetry_pb2.Certificate | None = None
 
     async def findings(self) -> dict[str, Finding]:
         control = Somewhere(self.control)
         cache = SettingCache(control, self.clock)
         before = await cache.refresh()
-        if self.serves_subjects:
-            await cache.take(replace(before, generation=before.generation + 1, serves_subjects=True))
+        changed = replace(before, serves_subjects=self.serves_subjects, two_person=self.two_person)
+        if changed != before:
+            await cache.take(replace(changed, generation=before.generation + 1))
         observer = Known(self.log, self.clock, {Store.A: self.a, Store.B: self.b})
         found = await Doctor(
             observer,
@@ -74,6 +78,7 @@ class Ward:
             self.credentials,
             self.control_auth,
             event_keys=lambda: ["one"],
+            certificate=lambda: self.certificate,
         ).diagnose()
         return {finding.subject: finding for finding in found}
 
@@ -106,6 +111,39 @@ async def test_the_authentication_of_operators_is_shown(ward: Ward, kind: str, l
     ward.control_auth = kind
     found = (await ward.findings())["operators"]
     assert (found.level, found.text, bool(found.remedy)) == (level, text, level is Level.WARN)
+
+
+@pytest.mark.parametrize("kind", ["", "none", "token"])
+async def test_operators_without_names_fail_while_the_two_person_rule_is_on(ward: Ward, kind: str) -> None:
+    ward.control_auth, ward.two_person = kind, True
+    assert await ward.spoiled() == (
+        "operators",
+        Level.FAIL,
+        "have no names here, but the two-person rule is on: this router refuses the steps that need it",
+    )
+
+
+@pytest.mark.parametrize(
+    ("days", "trouble", "level", "text"),
+    [
+        (30.2, "", Level.PASS, "expires in 30 days"),
+        (13.94, "", Level.WARN, "expires in 13.9 days: renew it, the process reads it again by itself"),
+        (-0.5, "", Level.FAIL, "has expired: renew it, the process reads it again by itself"),
+        (30.2, "tls_key: x", Level.WARN, "stays in force: tls_key: x"),
+    ],
+)
+async def test_the_days_of_each_certificate_and_a_failed_reload_are_shown(
+    ward: Ward, days: float, trouble: str, level: Level, text: str
+) -> None:
+    found = telemetry_pb2.Certificate(days=days, reload_trouble=trouble)
+    ward.certificate = found
+    ward.b.certificate.CopyFrom(found)
+    findings = await ward.findings()
+    assert "certificate of store A" not in findings
+    for owner in ("this router", "store B"):
+        shown = findings[f"certificate of {owner}"]
+        assert (shown.level, shown.text.endswith(text)) == (level, True), shown
+        assert bool(shown.remedy) == (level is not Level.PASS)
 
 
 async def test_a_control_store_on_the_server_of_b_is_warned_about(ward: Ward) -> None:

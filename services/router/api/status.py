@@ -12,6 +12,7 @@ from libs.errors import InvalidField
 from libs.ownership.model import BUCKETS, Store
 from libs.ownership.wire import STORE_NUMBERS, STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.telemetry.v1 import telemetry_pb2
 from libs.rpc.errors import Context
 from services.router.api.jobs import latest_jobs
 from services.router.api.lost_writes import counts_to_pb
@@ -23,7 +24,7 @@ from services.router.api.messages import (
     timestamp,
 )
 from services.router.control.port import JournalEntry
-from services.router.core.attention import StoreSeen, attention
+from services.router.core.attention import StoreSeen, attention, certificate_warnings
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.gates.service import ERRORS
 from services.router.core.measure import Counts, total
@@ -173,6 +174,8 @@ class StatusMethods:
             answer.event_auth = status.feed.event_auth
             answer.public_auth = status.public_auth
             answer.public_auth_optional = status.public_auth_optional
+            if status.HasField("certificate"):
+                answer.certificate.CopyFrom(status.certificate)
             answer.feed_read = status.feed.read
             answer.feed_applied = status.feed.applied
             answer.feed_old = status.feed.old
@@ -210,11 +213,22 @@ class StatusMethods:
         failed = [f"job {job.id} FAILED: {job.note}" for job in answer.jobs if job.state == pb.Job.STATE_FAILED]
         limits = self.migration.limits(self.cache.current)
         answer.alerts.extend(attention(seen, answer.log_trouble, failed, limits[ERRORS]))
+        if answer.HasField("certificate"):
+            answer.alerts.extend(certificate_warnings("this router", *days_of(answer.certificate)))
+        for store in answer.stores:
+            if store.HasField("certificate"):
+                owner = f"store {STORES[store.store]}"
+                answer.alerts.extend(certificate_warnings(owner, *days_of(store.certificate)))
         answer.alerts.extend(
             f"the log refuses events of store {STORES[store.store]}: {store.set_aside}: baton doctor"
             for store in answer.stores
             if store.set_aside
         )
+
+
+def days_of(certificate: telemetry_pb2.Certificate) -> tuple[float | None, str]:
+    """The days that are left, and why replaced files are not in force."""
+    return certificate.days if certificate.HasField("days") else None, certificate.reload_trouble
 
 
 def blocked_by(results: tuple[GateResult, ...]) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from libs.text import plain, visible
 from services.router.cli.lines import clients_lines, counts_line, job_line
+from services.router.cli.show_security import certificates_line, open_line
 from services.router.cli.views import View
 
 _PIPE_WIDTH = 160
@@ -106,16 +107,6 @@ OWN_LINE = frozenset({"canary-auto", "rehearsal"})
 """Kinds of jobs that have a line of their own in the status."""
 
 
-def open_line(view: View) -> list[tuple[str, str]]:
-    """Processes that serve clients without authentication, by an explicit setting."""
-    processes = [(f"store {name}", store) for name, store in view["stores"].items()] + [("this router", view)]
-    names = [name for name, one in processes if one["public_auth"] == "none"]
-    optional = [name for name, one in processes if one["public_auth_optional"]]
-    found = [f"not authenticated at {', '.join(names)} (public_auth = none)"] if names else []
-    found += [f"credentials are optional at {', '.join(optional)} (public_auth_optional)"] if optional else []
-    return [("clients", "; ".join(found))] if found else []
-
-
 def _status_lines(view: View) -> list[tuple[str, str]]:
     at_b = "?" if view["buckets_at_b"] is None else view["buckets_at_b"]
     jobs = [job for job in view["jobs"] if job["kind"] not in OWN_LINE]
@@ -124,6 +115,7 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
         ("since", since_line(view)),
         *((LOOK, alert) for alert in view["alerts"]),
         *open_line(view),
+        *certificates_line(view),
         ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
         *(("enough when", wait_line(gate)) for gate in view["gates"] if wait_line(gate)),
         ("rollback", view["rollback_cost"]["note"]),

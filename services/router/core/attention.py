@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from libs.text import plain
+from libs.tls.files import WARN_DAYS
 from services.router.core.measure import Counts
 
 LEAST_CALLS = 20
@@ -51,6 +52,18 @@ def clock_warning(apart_seconds: float) -> list[str]:
         return []
     shown = f"clocks are {apart_seconds:.0f} s apart: displayed times and ages are wrong"
     return [f"{shown}; synchronize them by NTP (baton doctor names them)"]
+
+
+def certificate_warnings(owner: str, days: float | None, reload_trouble: str) -> list[str]:
+    """`owner`: the process whose certificate expires in `days`; None: it has none. `reload_trouble`: why its replaced
+    files are not in force."""
+    found = []
+    if days is not None and days < WARN_DAYS:
+        when = f"expires in {days:.1f} days" if days > 0 else "has expired"
+        found.append(f"the certificate of {owner} {when}: renew it, the process reads it again by itself")
+    if reload_trouble:
+        found.append(f"the last good certificate of {owner} stays in force: {reload_trouble}")
+    return found
 
 
 def _of_store(store: StoreSeen, fault_rate: float) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.process import certificate_of
 from services.router.api.control import DoctorMethods
 from services.router.api.flags import FlagMethods, flags_of
 from services.router.api.identity import IdentityMethods
@@ -91,11 +92,14 @@ def doctor(flows: SharedFlows) -> Feature:
         operators.kind_of(settings),
         lambda: flows.evidence(connections.cache.current).log_gap,
         lambda: () if connections.codes is None else connections.codes.key_ids,
+        lambda: certificate_of(connections.tls),
     )
 
     def add_public_auth(answer: pb.GetStatusResponse) -> None:
         answer.public_auth = settings.public_auth or ""
         answer.public_auth_optional = settings.public_auth_optional
+        if (certificate := certificate_of(connections.tls)) is not None:
+            answer.certificate.CopyFrom(certificate)
 
     return Feature(status=add_public_auth, methods=[DoctorMethods(examined, flows.clock)])
 

@@ -13,8 +13,10 @@ from libs.errors import BatonError
 from libs.ownership.model import Store
 from libs.ownership.wire import STORES
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.pb.baton.telemetry.v1 import telemetry_pb2
 from libs.store.connections import REMEDY, Connections
 from services.router.control.info import ControlInfo, Described
+from services.router.core.attention import certificate_warnings
 from services.router.core.phase import Setting
 from services.router.flows.steering.observe import Observer, SettingCache
 from services.router.flows.stores import StoreView
@@ -72,6 +74,8 @@ class Doctor:
 
     event_keys: Callable[[], Sequence[str]] = tuple
     """Ids of this router's keys of events: first the one that signs."""
+    certificate: Callable[[], telemetry_pb2.Certificate | None] = lambda: None
+    """The state of this router's certificate; None without TLS."""
 
     async def diagnose(self) -> list[Finding]:
         """Make all checks. They take a few seconds at most."""
@@ -85,7 +89,8 @@ class Doctor:
         findings.append(_log(self, before))
         findings.append(await _control(self))
         findings += [_token(name, used) for name, used in self.tokens.items()]
-        findings.append(_operators(self.control_auth))
+        findings.append(_operators(self.control_auth, two_person=self.cache.current.two_person))
+        findings += _certificate("this router", self.certificate())
         findings += _clients("this router", self.credentials)
         findings += _principal(self.credentials, self.cache.current)
         return findings
@@ -144,6 +149,7 @@ def _store(view: StoreView, clock: Clock, event_keys: Sequence[str] = ()) -> lis
         remedy = "baton events parked shows them; phases cannot advance until they are applied or dropped"
         findings.append(Finding(Level.WARN, subject, f"{parked} events are parked", remedy))
     findings += _event_auth(subject, status.feed, event_keys)
+    findings += _certificate(subject, status.certificate if status.HasField("certificate") else None)
     findings += _old_rows(subject, status)
     findings += _clients(subject, Credentials(status.public_auth, status.public_auth_optional))
     if status.conflicts:
@@ -288,7 +294,21 @@ def _clients(subject: str, required: Credentials) -> list[Finding]:
     return [Finding(Level.WARN, subject, "are not authenticated: each may read and change everything", remedy)]
 
 
-def _operators(control_auth: str) -> Finding:
+def _certificate(owner: str, found: telemetry_pb2.Certificate | None) -> list[Finding]:
+    if found is None:
+        return []
+    subject = f"certificate of {owner}"
+    days = found.days if found.HasField("days") else None
+    if not (troubles := certificate_warnings(owner, days, found.reload_trouble)):
+        return [Finding(Level.PASS, subject, f"expires in {days:.0f} days")]
+    level = Level.FAIL if days is not None and days <= 0 else Level.WARN
+    return [Finding(level, subject, text, "replace its files; a restart is not needed") for text in troubles]
+
+
+def _operators(control_auth: str, *, two_person: bool) -> Finding:
+    if two_person and control_auth in ("", "none", "token"):
+        text = "have no names here, but the two-person rule is on: this router refuses the steps that need it"
+        return Finding(Level.FAIL, "operators", text, "set control_auth to jwt, mtls or tokens at this router")
     if control_auth in ("", "none"):
         remedy = "fine on one machine; set control_auth before listening beyond 127.0.0.1"
         text = "are not authenticated: anyone who can connect has all roles"

@@ -795,6 +795,7 @@ class StoreStatus(_message.Message):
     EVENT_AUTH_FIELD_NUMBER: _builtins.int
     PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
     PUBLIC_AUTH_OPTIONAL_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     reachable: _builtins.bool
     serving: _builtins.bool
@@ -833,6 +834,10 @@ class StoreStatus(_message.Message):
     """Setting public_auth of the store's process that answered: none, jwt, mtls or tokens. Empty if it is not set."""
     public_auth_optional: _builtins.bool
     """Setting public_auth_optional of that process: callers without credentials are served as "anonymous"."""
+    @_builtins.property
+    def certificate(self) -> _telemetry_pb2.Certificate:
+        """TLS files of the store's process that answered. Absent without TLS."""
+
     def __init__(
         self,
         *,
@@ -863,10 +868,11 @@ class StoreStatus(_message.Message):
         event_auth: _builtins.str = ...,
         public_auth: _builtins.str = ...,
         public_auth_optional: _builtins.bool = ...,
+        certificate: _telemetry_pb2.Certificate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "records", b"records", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "certificate", b"certificate", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "records", b"records", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "event_auth", b"event_auth", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "certificate", b"certificate", "event_auth", b"event_auth", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lag_events: _TypeAlias = _typing.Literal["lag_events"]  # noqa: Y015
     _WhichOneofArgType__lag_events: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events"]  # noqa: Y015
@@ -966,6 +972,7 @@ class GetStatusResponse(_message.Message):
     ROUTERS_FIELD_NUMBER: _builtins.int
     PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
     PUBLIC_AUTH_OPTIONAL_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     buckets_at_b: _builtins.int
     """Buckets that are at B with all their rows. Absent if unknown."""
     buckets_to_b: _builtins.int
@@ -1057,6 +1064,10 @@ class GetStatusResponse(_message.Message):
     def routers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterStatus]:
         """Routers that report measurements, this one first."""
 
+    @_builtins.property
+    def certificate(self) -> _telemetry_pb2.Certificate:
+        """TLS files of this router. Absent without TLS."""
+
     def __init__(
         self,
         *,
@@ -1096,10 +1107,11 @@ class GetStatusResponse(_message.Message):
         routers: _abc.Iterable[Global___RouterStatus] | None = ...,
         public_auth: _builtins.str = ...,
         public_auth_optional: _builtins.bool = ...,
+        certificate: _telemetry_pb2.Certificate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "buckets_at_b", b"buckets_at_b", "canary_auto", b"canary_auto", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "permille_at_b", b"permille_at_b", "phase_time", b"phase_time", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "setting", b"setting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "buckets_at_b", b"buckets_at_b", "canary_auto", b"canary_auto", "certificate", b"certificate", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "permille_at_b", b"permille_at_b", "phase_time", b"phase_time", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "alerts", b"alerts", "automatic_rollback", b"automatic_rollback", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "alerts", b"alerts", "automatic_rollback", b"automatic_rollback", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "certificate", b"certificate", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__buckets_at_b: _TypeAlias = _typing.Literal["buckets_at_b"]  # noqa: Y015
     _WhichOneofArgType__buckets_at_b: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b"]  # noqa: Y015

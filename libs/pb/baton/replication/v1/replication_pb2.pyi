@@ -73,6 +73,7 @@ class GetStatusResponse(_message.Message):
     PUBLIC_AUTH_OPTIONAL_FIELD_NUMBER: _builtins.int
     PROCESS_FIELD_NUMBER: _builtins.int
     SERVES_SUBJECTS_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while the store starts, drains or is fenced. Then only this method and the recovery API answer."""
@@ -129,6 +130,10 @@ class GetStatusResponse(_message.Message):
     def locks(self) -> Global___Locks:
         """Record locks of the process that answers."""
 
+    @_builtins.property
+    def certificate(self) -> _telemetry_pb2.Certificate:
+        """The process's TLS files. Absent without TLS."""
+
     def __init__(
         self,
         *,
@@ -155,10 +160,11 @@ class GetStatusResponse(_message.Message):
         public_auth_optional: _builtins.bool = ...,
         process: _builtins.str = ...,
         serves_subjects: _builtins.bool | None = ...,
+        certificate: _telemetry_pb2.Certificate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "serves_subjects", b"serves_subjects", "vitals", b"vitals"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "certificate", b"certificate", "connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "serves_subjects", b"serves_subjects", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "backend", b"backend", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "backend", b"backend", "certificate", b"certificate", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__serves_subjects: _TypeAlias = _typing.Literal["serves_subjects"]  # noqa: Y015
     _WhichOneofArgType__serves_subjects: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects"]  # noqa: Y015

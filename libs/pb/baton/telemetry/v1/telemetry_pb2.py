@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"baton/telemetry/v1/telemetry.proto\x12\x12\x62\x61ton.telemetry.v1\"\x9f\x01\n\x06Vitals\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\r\n\x05tasks\x18\x03 \x01(\x05\x12\x13\n\x0b\x64\x65scriptors\x18\x04 \x01(\x05\x12\x16\n\x0eresident_bytes\x18\x05 \x01(\x03\x12\x13\n\x0b\x63onnections\x18\x06 \x01(\x05\x12\r\n\x05locks\x18\x07 \x01(\x05\x12\x10\n\x08start_id\x18\x08 \x01(\t\"S\n\x06\x43lient\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\r\n\x05\x63\x61lls\x18\x03 \x01(\x03\x12\x14\n\x0cidle_seconds\x18\x04 \x01(\x01\x42\x95\x01\n\x16\x63om.baton.telemetry.v1B\x0eTelemetryProtoP\x01Z(baton/gen/baton/telemetry/v1;telemetryv1\xaa\x02\x12\x42\x61ton.Telemetry.V1\xca\x02\x12\x42\x61ton\\Telemetry\\V1\xea\x02\x14\x42\x61ton::Telemetry::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"baton/telemetry/v1/telemetry.proto\x12\x12\x62\x61ton.telemetry.v1\"\x9f\x01\n\x06Vitals\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x16\n\x0euptime_seconds\x18\x02 \x01(\x01\x12\r\n\x05tasks\x18\x03 \x01(\x05\x12\x13\n\x0b\x64\x65scriptors\x18\x04 \x01(\x05\x12\x16\n\x0eresident_bytes\x18\x05 \x01(\x03\x12\x13\n\x0b\x63onnections\x18\x06 \x01(\x05\x12\r\n\x05locks\x18\x07 \x01(\x05\x12\x10\n\x08start_id\x18\x08 \x01(\t\"A\n\x0b\x43\x65rtificate\x12\x11\n\x04\x64\x61ys\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0ereload_trouble\x18\x02 \x01(\tB\x07\n\x05_days\"S\n\x06\x43lient\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\x05\x12\r\n\x05\x63\x61lls\x18\x03 \x01(\x03\x12\x14\n\x0cidle_seconds\x18\x04 \x01(\x01\x42\x95\x01\n\x16\x63om.baton.telemetry.v1B\x0eTelemetryProtoP\x01Z(baton/gen/baton/telemetry/v1;telemetryv1\xaa\x02\x12\x42\x61ton.Telemetry.V1\xca\x02\x12\x42\x61ton\\Telemetry\\V1\xea\x02\x14\x42\x61ton::Telemetry::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\026com.baton.telemetry.v1B\016TelemetryProtoP\001Z(baton/gen/baton/telemetry/v1;telemetryv1\252\002\022Baton.Telemetry.V1\312\002\022Baton\\Telemetry\\V1\352\002\024Baton::Telemetry::V1'
   _globals['_VITALS']._serialized_start=59
   _globals['_VITALS']._serialized_end=218
-  _globals['_CLIENT']._serialized_start=220
-  _globals['_CLIENT']._serialized_end=303
+  _globals['_CERTIFICATE']._serialized_start=220
+  _globals['_CERTIFICATE']._serialized_end=285
+  _globals['_CLIENT']._serialized_start=287
+  _globals['_CLIENT']._serialized_end=370
 # @@protoc_insertion_point(module_scope)

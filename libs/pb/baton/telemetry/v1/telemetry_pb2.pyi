@@ -65,6 +65,34 @@ class Vitals(_message.Message):
 Global___Vitals: _TypeAlias = Vitals  # noqa: Y015
 
 @_typing.final
+class Certificate(_message.Message):
+    """The TLS files of a process."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DAYS_FIELD_NUMBER: _builtins.int
+    RELOAD_TROUBLE_FIELD_NUMBER: _builtins.int
+    days: _builtins.float
+    """Days until the certificate in force expires; negative if it has expired. Absent without a certificate."""
+    reload_trouble: _builtins.str
+    """Why replaced files are not in force. Empty while they are."""
+    def __init__(
+        self,
+        *,
+        days: _builtins.float | None = ...,
+        reload_trouble: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_days", b"_days", "days", b"days"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_days", b"_days", "days", b"days", "reload_trouble", b"reload_trouble"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__days: _TypeAlias = _typing.Literal["days"]  # noqa: Y015
+    _WhichOneofArgType__days: _TypeAlias = _typing.Literal["_days", b"_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__days) -> _WhichOneofReturnType__days | None: ...
+
+Global___Certificate: _TypeAlias = Certificate  # noqa: Y015
+
+@_typing.final
 class Client(_message.Message):
     """A client that uses an interface that is going to end: it calls a store directly, or with an old schema version."""
 
