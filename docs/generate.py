@@ -30,6 +30,7 @@ from libs.identity.settings import IdentitySettings
 from libs.locks.measured import MeasuredLocks
 from libs.locks.memory import MemoryLocks
 from libs.process import ProcessSettings
+from libs.rpc.refusals import measure_refusals
 from libs.settings import Settings
 from libs.tls.process import Tls
 from services.router.core.diagram import diagram, guarantees
@@ -58,6 +59,7 @@ def _table(head: Row, rows: Iterable[Row]) -> str:
 # Settings
 
 UNITS = {
+    "burst": "calls",
     "bytes": "bytes",
     "calls": "calls",
     "cores": "cores",
@@ -67,9 +69,11 @@ UNITS = {
     "percent": "%",
     "permille": "‰",
     "pool": "connections",
+    "rate": "calls per second",
     "reads": "reads",
     "seconds": "s",
     "watchers": "watches",
+    "watches": "watches",
     "writes": "writes",
 }
 """By the last word of a setting's name."""
@@ -245,6 +249,7 @@ GROUPS = (
     Group("Router", lambda meter: EvidenceMetrics(meter, Evidence, Limits, SystemClock())),
     Group("Locks of a store", lambda meter: MeasuredLocks(MemoryLocks(), SystemClock(), meter)),
     Group("HTTP listener of any process", measured),
+    Group("Limits of any process", lambda meter: measure_refusals(meter, {})),
     Group("Certificates of any process", lambda meter: Tls().measure(meter)),
 )
 

@@ -22,6 +22,8 @@ from libs.eventlog.address import LogAddress, check_log_url
 from libs.eventlog.security import KafkaSecurity
 from libs.identity.settings import IdentitySettings
 from libs.pb.baton.telemetry.v1 import telemetry_pb2
+from libs.rpc.callers import SHARE, CallerLimits
+from libs.rpc.limits import REQUEST_BYTES
 from libs.settings import USAGE_EXIT_CODE, WrongSetting
 from libs.telemetry.metrics import open_metrics
 from libs.tls.process import Tls, TlsPaths, open_tls
@@ -119,6 +121,22 @@ class ProcessSettings(IdentitySettings):
     metrics: Annotated[str, AfterValidator(check_optional_address)] = ""
     """Address where Prometheus reads the metrics, host:port. Empty: the process keeps no metrics."""
 
+    caller_percent: Annotated[float, Field(gt=0, le=100)] = 100 * SHARE
+    """Share of a public listener that one caller may use, in percent of its calls, watches and HTTP connections; 100:
+    all. A caller is a principal; without one, a host. Set it to 100 if all clients come through one proxy and have no
+    identity."""
+    caller_calls: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Calls in flight of one caller at a public listener; further calls fail with LIMIT_CALLS. 0: its share."""
+    caller_watches: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Watches in flight of one caller at a public listener; further watches fail with LIMIT_STREAMS. 0: its share."""
+    caller_request_bytes: Annotated[int, Field(ge=REQUEST_BYTES)] = 32 << 20
+    """Size of the requests of one caller that are in flight; further calls fail with LIMIT_REQUEST_BYTES."""
+    caller_rate: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
+    """Calls and watches per second of one caller at a public listener, on average; further calls fail with LIMIT_RATE.
+    0: no limit."""
+    caller_burst: Count = 100
+    """Calls that a caller may send at once, before caller_rate applies."""
+
     tls_certificate: Path | None = None
     """PEM file with the certificate of this process and its chain. With it, every listener of the process uses TLS, and
     the process shows it to the other processes. It is read again when it changes."""
@@ -141,6 +159,17 @@ class ProcessSettings(IdentitySettings):
     """The least severe log lines that are written, to stderr."""
     log_format: Literal["text", "json"] = "text"
     """Form of a log line."""
+
+    @property
+    def caller_limits(self) -> CallerLimits:
+        return CallerLimits(
+            self.caller_percent / 100,
+            self.caller_calls,
+            self.caller_watches,
+            self.caller_request_bytes,
+            self.caller_rate,
+            self.caller_burst,
+        )
 
     @property
     def tls_paths(self) -> TlsPaths:

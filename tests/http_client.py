@@ -96,9 +96,11 @@ class Connection:
 
 
 @asynccontextmanager
-async def connected(address: str) -> AsyncIterator[Connection]:
+async def connected(address: str, local_host: str | None = None) -> AsyncIterator[Connection]:
+    """`local_host`: the client's address."""
     host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    local = (local_host, 0) if local_host is not None else None
+    reader, writer = await asyncio.open_connection(host, int(port), local_addr=local)
     connection = Connection(reader, writer)
     try:
         yield connection

@@ -11,13 +11,14 @@ _CHUNK_BYTES = 65536
 
 class Wire:
     """`slow_seconds`: delay of answers. `deaf`: answers are lost, while the server still receives requests. `answers`:
-    number of answers from the server."""
+    number of answers from the server. `local_host`: address from which it connects to the server."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, local_host: str = "127.0.0.1") -> None:
         self.slow_seconds = 0.0
         self.deaf = False
         self.answers = 0
         self._target = host, port
+        self._local_host = local_host
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -26,7 +27,7 @@ class Wire:
         self._tasks.add(task)
         far: asyncio.StreamWriter | None = None
         try:
-            answers, far = await asyncio.open_connection(*self._target)
+            answers, far = await asyncio.open_connection(*self._target, local_addr=(self._local_host, 0))
             async with asyncio.TaskGroup() as group:
                 ways = [group.create_task(_copy(reader, far)), group.create_task(self._say(answers, writer))]
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -63,9 +64,10 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def wire_to(port: int) -> AsyncIterator[tuple[Wire, int]]:
-    """A wire to this port of 127.0.0.1, and the port at which it begins."""
-    wire = Wire("127.0.0.1", port)
+async def wire_to(port: int, local_host: str = "127.0.0.1") -> AsyncIterator[tuple[Wire, int]]:
+    """A wire to this port of 127.0.0.1, and the port at which it begins. For the server, the client's address is
+    `local_host`."""
+    wire = Wire("127.0.0.1", port, local_host)
     server = await asyncio.start_server(wire.accept, "127.0.0.1", 0)
     try:
         yield wire, server.sockets[0].getsockname()[1]

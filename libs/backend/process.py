@@ -45,6 +45,7 @@ from libs.rpc.forwarded import ForwardedPrincipal
 from libs.rpc.gate import CONNECTION_SHARE
 from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.metadata import LOGGED
+from libs.rpc.refusals import measure_refusals
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
 from libs.store.port import StorePorts
 from libs.tasks import Background
@@ -213,7 +214,7 @@ async def open_backend(
             ),
             [calls.internal(), replication.service(), recovery.service(), repair.service(), *audit],
         )
-        public, http = _public_doors(backend, settings, calls.public(passing), meter, identity, tls.public)
+        public, http = _public_doors(backend, settings, calls.public(passing), meter, identity, tls.public, internal)
         admission_loop.set_health = (
             internal.set_serving,
             public.set_serving,
@@ -249,22 +250,30 @@ def _public_doors(
     meter: Meter,
     identity: Identity,
     tls: TlsFiles | None,
+    internal: Server,
 ) -> tuple[Server, HttpListener | None]:
-    """The listeners for clients: gRPC, and HTTP if a setting has its address."""
-    limits = replace(settings.limits(settings.public_calls, REQUEST_BYTES), connection_share=CONNECTION_SHARE)
+    """The listeners for clients: gRPC, and HTTP if a setting has its address. With them the refusals of all listeners
+    are measured."""
+    limits = replace(
+        settings.limits(settings.public_calls, REQUEST_BYTES),
+        connection_share=CONNECTION_SHARE,
+        caller=settings.caller_limits,
+    )
     public = Server(
         ServerConfig(
             settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING, tls=tls
         ),
         [contract],
     )
+    refused: dict[str, Mapping[str, int]] = {"public": public.gate.refused, "internal": internal.gate.refused}
+    measure_refusals(meter, refused)
     if not settings.http:
         return public, None
     # Only a process that serves HTTP loads it.
     from libs.http.opening import http_listener
 
     schema = backend.public_schema
-    return public, http_listener(
+    http = http_listener(
         settings.http,
         backend.contract,
         contract,
@@ -273,6 +282,8 @@ def _public_doors(
         default_schema=schema,
         identity=identity,
     )
+    refused["http"] = http.hosts.refused
+    return public, http
 
 
 async def run_backend(backend: Backend, settings: BackendSettings) -> None:

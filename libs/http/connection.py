@@ -31,6 +31,7 @@ from libs.http.errors import (
     UnknownTransferEncoding,
     failure_of,
 )
+from libs.http.hosts import Hosts, host_at
 
 HEAD_BYTES = 16 << 10
 """Size of a request line and headers."""
@@ -85,12 +86,8 @@ class Owner(Protocol):
     """The listener that a connection belongs to."""
 
     @property
-    def full(self) -> bool:
-        """Whether new connections are refused."""
-
-    @property
-    def flooded(self) -> bool:
-        """Whether new connections are closed without a response."""
+    def hosts(self) -> Hosts:
+        """The open connections."""
 
     def set_date(self) -> None:
         """Set the Date header of responses from now on."""
@@ -110,6 +107,8 @@ class HttpConnection(H11Protocol):
         """The peer has read nearly everything since the last check."""
         self._unread = b""
         """Received bytes that wait for the next turn of the event loop."""
+        self._host = ""
+        self._accepted = False
         self.peer_identity: Mapping[str, list[bytes]] = {}
         """The result of `identity_of`."""
 
@@ -121,17 +120,22 @@ class HttpConnection(H11Protocol):
         # asyncio's transports read up to 256 KiB at once.
         transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         self.peer_identity = identity_of(transport)
-        if self._owner.flooded:
+        self._host, hosts = host_at(transport), self._owner.hosts
+        if not hosts.open(self._host):
             self.abort()
-        elif self._owner.full:
+        elif not hosts.accept(self._host):
             self._refuse(503)
         else:
+            self._accepted = True
             self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._head_timer, self._write_timer, self._linger_timer):
             if timer is not None:
                 timer.cancel()
+        self._owner.hosts.close(self._host)
+        if self._accepted:
+            self._owner.hosts.leave(self._host)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

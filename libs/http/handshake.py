@@ -11,6 +11,7 @@ import ssl
 from typing import Protocol
 
 from libs.http.connection import HttpConnection
+from libs.http.hosts import Hosts, host_at
 
 HANDSHAKE_SECONDS = 10.0
 SHUTDOWN_SECONDS = 1.0
@@ -20,8 +21,8 @@ class Owner(Protocol):
     """The listener that a connection belongs to."""
 
     @property
-    def flooded(self) -> bool:
-        """Whether new connections are closed without a response."""
+    def hosts(self) -> Hosts:
+        """The open connections."""
 
 
 class Handshake(asyncio.Protocol):
@@ -35,6 +36,7 @@ class Handshake(asyncio.Protocol):
         self._connection = connection
         self._context = context
         self._task: asyncio.Task[None] | None = None
+        self._host = ""
         self._early = b""
         """Bytes of the client that arrived together with the end of its handshake."""
 
@@ -45,11 +47,12 @@ class Handshake(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not isinstance(transport, asyncio.Transport):
             raise TypeError(f"{transport!r} carries no stream")
-        self._open_ones.add(self)
-        if self._owner.flooded:
-            self._open_ones.discard(self)
+        self._host = host_at(transport)
+        if not self._owner.hosts.open(self._host):
+            self._owner.hosts.close(self._host)
             transport.abort()
             return
+        self._open_ones.add(self)
         transport.pause_reading()
         self._task = asyncio.get_running_loop().create_task(self._secure(transport))
 
@@ -72,6 +75,7 @@ class Handshake(asyncio.Protocol):
             pass
         finally:
             self._open_ones.discard(self)
+            self._owner.hosts.close(self._host)
             if secured is None:
                 transport.abort()
         if secured is None or secured.is_closing():

@@ -1,8 +1,8 @@
 """An HTTP listener in the process's event loop, with limits and a graceful drain.
 
-The listener limits connections and idle time. Each connection limits bytes and time of a request's head and of its
-response (`libs.http.connection`). The gate that all doors of a listener share limits bodies and calls
-(`libs.rpc.gate`).
+The listener limits connections, in total and by host, and idle time. Each connection limits bytes and time of a
+request's head and of its response (`libs.http.connection`). The gate that all doors of a listener share limits bodies
+and calls (`libs.rpc.gate`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from libs.http.connection import HEAD_BYTES, HttpConnection
 from libs.http.handshake import Handshake
+from libs.http.hosts import Hosts
 from libs.rpc.errors import log_defect
 from libs.rpc.server import CannotListen
 from libs.tls.context import LiveContext
@@ -49,6 +50,8 @@ class HttpConfig:
     connections: int = field(default_factory=lambda: most_connections())
     tls: TlsFiles | None = None
     """None: without TLS."""
+    host_share: float = 1.0
+    """Share of the connections that one host may have."""
 
     @property
     def backlog(self) -> int:
@@ -74,6 +77,7 @@ class HttpListener:
         self._state = ServerState()
         self._server: asyncio.Server | None = None
         self._handshakes: set[Handshake] = set()
+        self.hosts = Hosts(config.connections, config.host_share)
         self.draining = False
         self.serving = False
         self.requests = 0
@@ -133,15 +137,6 @@ class HttpListener:
                 " that uses it or set another address"
             ) from None
         self._running = [loop.create_task(_run(one)) for one in self._loops]
-
-    @property
-    def full(self) -> bool:
-        return len(self._state.connections) > self._config.connections
-
-    @property
-    def flooded(self) -> bool:
-        """Refused connections stay for a moment, and their number has reached its limit too."""
-        return len(self._state.connections) + len(self._handshakes) > 2 * self._config.connections
 
     @property
     def _sending(self) -> bool:

@@ -40,6 +40,7 @@ from libs.http.origins import check_origin
 from libs.http.protected import ProtectedResource
 from libs.http.tools import Tool
 from libs.rpc.bodies import Bodies
+from libs.rpc.callers import Caller
 from libs.rpc.errors import Pairs
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class McpDoor:
         self._resource = resource
         self._gateway = gateway
         self._more = tuple(more)
-        self._bodies = Bodies()
+        self._bodies = Bodies(share=gateway.gate.caller_share)
         self._wanted = asyncio.Event()
         self._app: asyncio.Future[ASGIApp] | None = None
 
@@ -133,9 +134,9 @@ class McpDoor:
         headers = Headers(scope=scope)
         try:
             self._check(scope, headers)
-            await self._authenticate(scope, headers)
+            caller = await self._authenticate(scope, headers)
             app = await self._loaded()
-            body = await self._body(scope, headers, receive)
+            body = await self._body(scope, headers, receive, caller)
         except BatonError as error:
             await _refuse(send, error, _INVALID_REQUEST, self._resource.address(scope) if self._resource else "")
             return
@@ -163,10 +164,12 @@ class McpDoor:
         if kind.partition(";")[0].strip().lower() != JSON:
             raise WrongMediaType(f"content-type: {kind[:80]!r} is not read here: send {JSON}")
 
-    async def _authenticate(self, scope: Scope, headers: Headers) -> None:
+    async def _authenticate(self, scope: Scope, headers: Headers) -> Caller:
         """Every message needs a principal, so that clients learn at once how to get a token. Raises BatonError."""
-        metadata = metadata_of(headers, self._gateway.contract.schemas.metadata)
-        await self._gateway.gate.authenticate(DoorCall(metadata, peer_of(scope), _nothing, names=names_of(scope)))
+        metadata, peer = metadata_of(headers, self._gateway.contract.schemas.metadata), peer_of(scope)
+        gate = self._gateway.gate
+        principal = await gate.authenticate(DoorCall(metadata, peer, _nothing, names=names_of(scope)))
+        return gate.callers.of(principal, peer)
 
     async def _loaded(self) -> ASGIApp:
         if self._app is None:
@@ -174,7 +177,7 @@ class McpDoor:
             self._wanted.set()
         return await asyncio.shield(self._app)
 
-    async def _body(self, scope: Scope, headers: Headers, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, headers: Headers, receive: Receive, caller: Caller) -> bytes:
         """Read the body within the limits of all requests: number, time and size. Raises BatonError."""
 
         async def read() -> bytes:
@@ -184,7 +187,7 @@ class McpDoor:
         call: Any = DoorCall((), peer_of(scope), read, seconds, names_of(scope))
         try:
             async with asyncio.timeout(seconds):
-                return await self._bodies.read(call, seconds)
+                return await self._bodies.read(call, seconds, caller)
         except TimeoutError:
             raise InvalidField("body", "incomplete", "a body that arrives before the caller's deadline") from None
 

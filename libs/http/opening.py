@@ -54,7 +54,8 @@ def http_listener(
         **(dict.fromkeys(resource.paths, resource) if resource is not None else {}),
     }
     doors = Doors(RestDoor(gateway), lambda: listener.serving, measured(meter), paths)
-    listener = HttpListener(HttpConfig(address, SETTING, tls=public.tls), doors, [mcp.run])
+    config = HttpConfig(address, SETTING, tls=public.tls, host_share=public.gate.caller_share)
+    listener = HttpListener(config, doors, [mcp.run])
     return listener
 
 

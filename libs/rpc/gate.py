@@ -1,8 +1,9 @@
 """Admission of calls to a listener: token, identity, limits, deadline, body, errors.
 
-The order matters against hostile callers. Token and identity are checked before a call takes a slot. The deadline runs
-from the headers on. The memory of a refused call is free at once: an error keeps alive the frames that it passed, and
-with them the request, until the garbage collector finds the cycle. So errors lose their traceback here.
+The order matters against hostile callers. Token and identity are checked before a call takes a slot, and the caller's
+own limits (`libs.rpc.callers`) before it is served. The deadline runs from the headers on. The memory of a refused call
+is free at once: an error keeps alive the frames that it passed, and with them the request, until the garbage collector
+finds the cycle. So errors lose their traceback here.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Never, TypeVar
 
 import grpc
 
+from libs.clock import Clock, SystemClock
 from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
 from libs.identity.errors import TokenExpired
 from libs.identity.none import NoAuthentication
 from libs.identity.port import Authenticator, Credentials
 from libs.identity.principal import Principal, current
+from libs.rpc import callers
 from libs.rpc.auth import check_token
 from libs.rpc.bodies import Bodies
+from libs.rpc.callers import Caller, CallerLimits, Callers
 from libs.rpc.errors import Context, DeadlineExceeded, Internal, abort, log_defect
 from libs.rpc.limits import REQUEST_BYTES
+from libs.rpc.slots import release_slot, take_slot
 
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
 """Raises BatonError, or ends the call through the context."""
@@ -72,10 +77,12 @@ class ServerLimits:
     default_deadline_seconds: float = 5.0
     """Deadline of a call that has none."""
     longest_deadline_seconds: float = 30.0
+    caller: CallerLimits = field(default_factory=CallerLimits)
+    """Limits of each caller."""
     urgent: frozenset[str] = frozenset()
-    """Methods (such as "Rollback") that are served even at the limit of `calls`."""
+    """Methods (such as "Rollback") that are served even at the limit of `calls`. No other limit concerns them."""
     urgent_calls: int = 16
-    """Maximum number of urgent calls beyond `calls`."""
+    """Number of concurrent calls of each urgent method that are served at the limit of `calls`."""
 
 
 @dataclass(slots=True)
@@ -88,12 +95,23 @@ class _Expiry:
 class Gate:
     """Admission and completion of every call of one listener."""
 
-    def __init__(self, limits: ServerLimits, token: bytes | None, authenticator: Authenticator | None = None) -> None:
+    def __init__(
+        self,
+        limits: ServerLimits,
+        token: bytes | None,
+        authenticator: Authenticator | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         """`authenticator`: None if every caller is anonymous."""
         self._limits = limits
         self._token = token
         self._authenticator = authenticator or NoAuthentication()
-        self._bodies = Bodies()
+        self._bodies = Bodies(share=limits.caller.share)
+        self.refused = Counter(dict.fromkeys((Overloaded.reason, *callers.REASONS), 0))
+        """Number of calls that a limit refused since the start, by reason."""
+        self.callers = Callers(limits.caller, limits.calls, limits.streams, clock or SystemClock(), self.refused)
+        self._connection_calls = limits.calls * limits.connection_share
+        self._connection_streams = limits.streams * limits.connection_share
         self.in_flight = 0
         self.arrived = 0
         """Number of calls since the start, without streams."""
@@ -103,29 +121,43 @@ class Gate:
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
-        self._calls_of: Counter[str] = Counter()
-        self._streams_of: Counter[str] = Counter()
+        self._calls_of: dict[str, int] = {}
+        self._streams_of: dict[str, int] = {}
         """Streams by connection, named as gRPC's peer."""
+        self._urgent_of: dict[str, int] = {}
+        """Calls by urgent method."""
 
     @property
     def request_bytes(self) -> int:
         return self._limits.request_bytes
+
+    @property
+    def caller_share(self) -> float:
+        """Share of the listener that one caller may use."""
+        return self._limits.caller.share
 
     async def answer(self, handler: Handler, name: str, _: object, context: Context) -> bytes:
         """Run the handler of the method `name`. Errors are sent in Baton's form."""
         self.arrived += 1
         peer = context.peer()
         try:
-            current.set(await self.authenticate(context))
-            self._admit_call(name, peer)
+            caller = await self._caller(context, peer)
+            urgent = name in self._limits.urgent
+            if urgent:
+                self._admit_urgent(name)
+            else:
+                self._admit_call(peer, caller)
         except BatonError as error:
             failure = error
         else:
             self.in_flight += 1
-            self._calls_of[peer] += 1
+            caller.calls += 1
+            take_slot(self._calls_of, peer)
+            if urgent:
+                take_slot(self._urgent_of, name)
             self.idle.clear()
             try:
-                return await self._run(handler, context)
+                return await self._run(handler, context, None if urgent else caller)
             except BatonError as error:
                 failure = error
             except grpc.aio.BaseError as error:
@@ -136,7 +168,10 @@ class Gate:
                 failure = _defect(error)
             finally:
                 self.in_flight -= 1
-                _release_slot(self._calls_of, peer)
+                caller.calls -= 1
+                release_slot(self._calls_of, peer)
+                if urgent:
+                    release_slot(self._urgent_of, name)
                 self._update_idle()
         return await _end(context, failure)
 
@@ -144,20 +179,21 @@ class Gate:
         """Send the handler's answers one at a time, until the stream, the caller or the drain ends it."""
         peer = context.peer()
         try:
-            principal = await self.authenticate(context)
-            current.set(principal)
-            self._admit_stream(peer)
+            caller = await self._caller(context, peer)
+            self._admit_stream(peer, caller)
         except BatonError as error:
             failure = error
         else:
             self.streams += 1
-            self._streams_of[peer] += 1
+            caller.streams += 1
+            take_slot(self._streams_of, peer)
             self.idle.clear()
             try:
-                failed = await self._streamed(handler, context, principal)
+                failed = await self._streamed(handler, context, caller)
             finally:
                 self.streams -= 1
-                _release_slot(self._streams_of, peer)
+                caller.streams -= 1
+                release_slot(self._streams_of, peer)
                 self._update_idle()
             if failed is None:
                 return
@@ -174,13 +210,13 @@ class Gate:
         if not self.in_flight and not self.streams:
             self.idle.set()
 
-    async def _streamed(self, handler: Stream, context: Context, principal: Principal) -> BatonError | None:
+    async def _streamed(self, handler: Stream, context: Context, caller: Caller) -> BatonError | None:
         """Error that ended the stream early; None at its regular end."""
         expiry = _Expiry()
-        pump = asyncio.ensure_future(self._pump(handler, context, expiry))
+        pump = asyncio.ensure_future(self._pump(handler, context, caller, expiry))
         self._waiting.add(pump)
         pump.add_done_callback(self._waiting.discard)
-        timer = self._end_at(principal.expires_at, pump, expiry)
+        timer = self._end_at(current.get().expires_at, pump, expiry)
         try:
             await pump
         except asyncio.CancelledError:
@@ -214,10 +250,18 @@ class Gate:
 
         return asyncio.get_running_loop().call_later(max(unix_seconds - time.time(), 0.0), end)
 
-    async def _pump(self, handler: Stream, context: Context, expiry: _Expiry) -> None:
+    async def _pump(self, handler: Stream, context: Context, caller: Caller, expiry: _Expiry) -> None:
+        request = self._checked(await self._bodies.read(context, context.time_remaining(), caller))
+        size = len(request)
+        self.callers.hold(caller, size)
+        try:
+            await self._send(handler, request, context, expiry)
+        finally:
+            caller.request_bytes -= size
+
+    async def _send(self, handler: Stream, request: bytes, context: Context, expiry: _Expiry) -> None:
         pump = asyncio.current_task()
         assert pump is not None, "it runs in a task"
-        request = self._checked(await self._bodies.read(context, context.time_remaining()))
         begun = False
         async with aclosing(handler(request, context)) as answers:
             async for answer in answers:
@@ -241,6 +285,14 @@ class Gate:
             await answers.athrow(SlowReader())
             raise SlowReader() from None
 
+    async def _caller(self, context: Context, peer: str) -> Caller:
+        """Find the principal and the caller of the running call. Raises BatonError."""
+        principal = await self.authenticate(context)
+        current.set(principal)
+        caller = self.callers.of(principal, peer)
+        callers.current.set(caller)
+        return caller
+
     async def authenticate(self, credentials: Credentials) -> Principal:
         """The principal of a call that carries the listener's token, if it needs one. Raises BatonError."""
         if self._token is not None:
@@ -253,40 +305,66 @@ class Gate:
         except Exception as error:  # noqa: BLE001
             raise _defect(error) from None
 
-    def _admit_call(self, name: str, peer: str) -> None:
-        """Raises Overloaded."""
-        limits = self._limits
-        most = limits.calls + (limits.urgent_calls if name in limits.urgent else 0)
-        waiting = limits.waiting()
-        if self.in_flight - waiting >= most or self._calls_of[peer] - waiting >= most * limits.connection_share:
-            raise Overloaded()
+    def _admit_call(self, peer: str, caller: Caller) -> None:
+        """Raises Overloaded, CallerLimitReached."""
+        if self._is_full(peer):
+            raise self._overloaded()
+        self.callers.admit_call(caller)
 
-    def _admit_stream(self, peer: str) -> None:
-        """Raises Overloaded, StoreNotReady."""
-        most = self._limits.streams
-        if self.streams >= most or self._streams_of[peer] >= most * self._limits.connection_share:
-            raise Overloaded()
+    def _admit_urgent(self, name: str) -> None:
+        """Raises Overloaded. Other calls cannot prevent an urgent one, nor can calls of another urgent method."""
+        if self._is_full() and self._urgent_of.get(name, 0) >= self._limits.urgent_calls:
+            raise self._overloaded()
+
+    def _is_full(self, peer: str = "") -> bool:
+        """Whether the listener, or the connection's share of it, is in use."""
+        waiting = self._limits.waiting()
+        if self.in_flight - waiting >= self._limits.calls:
+            return True
+        return self._calls_of.get(peer, 0) - waiting >= self._connection_calls
+
+    def _admit_stream(self, peer: str, caller: Caller) -> None:
+        """Raises Overloaded, CallerLimitReached, StoreNotReady."""
+        if self.streams >= self._limits.streams or self._streams_of.get(peer, 0) >= self._connection_streams:
+            raise self._overloaded()
+        self.callers.admit_stream(caller)
         if self.draining:
             raise _draining()
+
+    def _overloaded(self) -> Overloaded:
+        self.refused[Overloaded.reason] += 1
+        return Overloaded()
 
     def _checked(self, request: bytes) -> bytes:
         if len(request) > self._limits.request_bytes:
             raise InvalidField("request", f"{len(request)} bytes", f"at most {self._limits.request_bytes} bytes")
         return request
 
-    async def _run(self, handler: Handler, context: Context) -> bytes:
+    async def _run(self, handler: Handler, context: Context, caller: Caller | None) -> bytes:
         remaining: float | None = context.time_remaining()
         if remaining is not None and remaining <= self._limits.longest_deadline_seconds:
-            return await handler(self._checked(await self._bodies.read(context, remaining)), context)
+            return await self._handle(handler, context, remaining, caller)
         limit = self._limits.default_deadline_seconds if remaining is None else self._limits.longest_deadline_seconds
         deadline = asyncio.timeout(limit)
         try:
             async with deadline:
-                return await handler(self._checked(await self._bodies.read(context, limit)), context)
+                return await self._handle(handler, context, limit, caller)
         except TimeoutError:
             if deadline.expired():
                 raise DeadlineExceeded() from None
             raise
+
+    async def _handle(self, handler: Handler, context: Context, seconds: float, caller: Caller | None) -> bytes:
+        """`caller`: None for an urgent call, which waits for no one and has no limit of bytes."""
+        request = self._checked(await self._bodies.read(context, seconds, caller))
+        if caller is None:
+            return await handler(request, context)
+        size = len(request)
+        self.callers.hold(caller, size)
+        try:
+            return await handler(request, context)
+        finally:
+            caller.request_bytes -= size
 
 
 async def _begin(context: Context) -> None:
@@ -297,13 +375,6 @@ async def _begin(context: Context) -> None:
     """
     with suppress(grpc.aio.UsageError):
         await context.send_initial_metadata(())
-
-
-def _release_slot(counts: Counter[str], peer: str) -> None:
-    """Remove a call, and a connection without calls, from the counts."""
-    counts[peer] -= 1
-    if not counts[peer]:
-        del counts[peer]
 
 
 def _without_frames(error: E) -> E:

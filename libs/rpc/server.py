@@ -19,6 +19,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 
+from libs.clock import Clock
 from libs.errors import BatonError, InvalidField
 from libs.identity.port import Authenticator
 from libs.rpc import goaway, reflection, standard
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _BACKSTOP_CALLS = 8192
 """Received calls beyond the listener's limits, which wait to be refused with a reason."""
+
+_CONNECTION_STREAMS = _BACKSTOP_CALLS // 2
+"""Calls and streams on one connection, if the listener's limits are not higher."""
 
 _LOOK_SECONDS = 0.02
 """Interval between two checks of a draining listener's connections."""
@@ -85,6 +89,17 @@ class ServerConfig:
     token."""
     tls: TlsFiles | None = None
     """None: without TLS."""
+    clock: Clock | None = None
+    """Clock of the callers' rates; None for the system's."""
+
+    @property
+    def connection_streams(self) -> int:
+        """HTTP/2's limit of calls and streams on one connection.
+
+        Far above the gate's limits: up to here a call is refused with a reason. Beyond it a client waits, or gets a
+        bare UNAVAILABLE if it has not read this limit yet.
+        """
+        return max(_CONNECTION_STREAMS, 2 * (self.limits.calls + self.limits.streams))
 
 
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -161,7 +176,7 @@ class Server:
 
     def __init__(self, config: ServerConfig, services: list[RawService | TypedService]) -> None:
         self._config = config
-        self.gate = self._gate = Gate(config.limits, config.token, config.authenticator)
+        self.gate = self._gate = Gate(config.limits, config.token, config.authenticator, config.clock)
         """Gate for calls of the same services that arrive by other doors."""
         self._health = standard.Health()
         self._names = [service.name for service in services]
@@ -170,6 +185,7 @@ class Server:
                 *OPTIONS,
                 # Size after decompression. A request within the slack is refused with the field and the limit.
                 ("grpc.max_receive_message_length", config.limits.request_bytes + REQUEST_SLACK_BYTES),
+                ("grpc.max_concurrent_streams", config.connection_streams),
             ),
             # Only against floods that the gate cannot answer: the core refuses without a reason.
             maximum_concurrent_rpcs=2 * config.limits.calls + config.limits.streams + _BACKSTOP_CALLS,

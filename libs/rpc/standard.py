@@ -18,7 +18,9 @@ from grpc_health.v1 import health, health_pb2
 
 from libs.contract.requests import parse_request
 from libs.errors import InvalidField, Overloaded
+from libs.rpc.callers import host_of
 from libs.rpc.errors import Context, abort
+from libs.rpc.slots import release_slot
 
 WATCHES = 64
 """Maximum number of health watches at one listener."""
@@ -29,26 +31,33 @@ _LAST_ANSWERS_SECONDS = 0.25
 
 
 class Shares:
-    """A limit for streams that every caller may open: in total, and per connection."""
+    """A limit for streams that every caller may open: in total, per host (half of them) and per connection."""
 
     def __init__(self, most: int, by_connection: int) -> None:
         self._most = most
+        self._by_host = most // 2
         self._by_connection = by_connection
         self._of: Counter[str] = Counter()
+        self._of_hosts: Counter[str] = Counter()
 
     @asynccontextmanager
     async def one(self, context: Context) -> AsyncIterator[None]:
         """Hold a share. Ends the call with OVERLOADED if none is left."""
         peer = context.peer()
-        if self._of.total() >= self._most or self._of[peer] >= self._by_connection:
+        host = host_of(peer)
+        if (
+            self._of.total() >= self._most
+            or self._of_hosts[host] >= self._by_host
+            or self._of[peer] >= self._by_connection
+        ):
             await abort(context, Overloaded())
         self._of[peer] += 1
+        self._of_hosts[host] += 1
         try:
             yield
         finally:
-            self._of[peer] -= 1
-            if not self._of[peer]:
-                del self._of[peer]
+            release_slot(self._of, peer)
+            release_slot(self._of_hosts, host)
 
 
 class Health(health.aio.HealthServicer):

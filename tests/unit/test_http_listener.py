@@ -7,6 +7,7 @@ import json
 import logging
 import resource
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -183,6 +184,37 @@ async def test_connections_above_the_limit_are_refused(served: HttpListener, app
     await eventually(lambda: connections(served) == 0)
     assert (await ask(served.address, "GET", "/d")).status == 200
     assert "/b" not in app.seen
+
+
+async def test_a_host_has_no_more_than_its_share_of_the_connections(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 60.0)
+    served = HttpListener(HttpConfig("127.0.0.1:0", "http", 4, host_share=0.5), app)
+    await served.start()
+    async with AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(connected(served.address, "127.0.0.2")) for _ in range(2)]
+        for one in opened:
+            await one.request("GET", "/a")
+            assert (await one.answer()).status == 200
+        for _ in range(2):
+            refused = await stack.enter_async_context(connected(served.address, "127.0.0.2"))
+            assert b"TOO_MANY_CONNECTIONS" in await refused.read_to_end()
+        # Refused connections have a limit too, and take no place of another host.
+        cut = await stack.enter_async_context(connected(served.address, "127.0.0.2"))
+        assert await cut.read_to_end() == b""
+        assert served.hosts.refused == {"TOO_MANY_CONNECTIONS": 3}
+        others = [await stack.enter_async_context(connected(served.address, "127.0.0.1")) for _ in range(2)]
+        for one in others:
+            await one.request("GET", "/readyz")
+            assert (await one.answer()).status == 200
+        opened[0].close()
+        await eventually(lambda: served.hosts.places("ipv4:127.0.0.2") == 1)
+        again = await stack.enter_async_context(connected(served.address, "127.0.0.2"))
+        await again.request("GET", "/a")
+        assert (await again.answer()).status == 200
+    await served.drain(0.0)
+    await eventually(lambda: not served.hosts.places("ipv4:127.0.0.2"))
 
 
 @pytest.mark.parametrize(

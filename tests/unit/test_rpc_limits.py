@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import struct
 import sys
 import tracemalloc
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -17,15 +18,16 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from libs.errors import InvalidField
 from libs.rpc import bodies, errors, gate, metadata
-from libs.rpc.channel import open_channel
+from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import Context, reason_of
 from libs.rpc.gate import ServerLimits
-from libs.rpc.limits import REQUEST_BYTES
+from libs.rpc.limits import METADATA_BYTES, REQUEST_BYTES
 from libs.rpc.reflection import CONNECTION_STREAMS
-from libs.rpc.server import RawService, Server
+from libs.rpc.server import RawService, Server, ServerConfig
 from libs.rpc.standard import CONNECTION_WATCHES, WATCHES
 from tests.unit.test_rpc_server import SERVICE, TOKEN, config, echo, refusal, serving
 from tests.waiting import eventually
+from tests.wire import wire_to
 
 ECHO, HOLD = f"/{SERVICE}/Echo", f"/{SERVICE}/Hold"
 OVERLOADED = (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
@@ -126,17 +128,75 @@ async def test_an_urgent_method_is_served_while_others_fill_the_listener() -> No
         await asyncio.gather(*calls)
 
 
+async def test_calls_of_one_urgent_method_leave_the_slots_of_another() -> None:
+    held, looking = Held(), Held()
+    limits = ServerLimits(calls=2, urgent=frozenset({"Look", "Back"}), urgent_calls=2)
+    methods = RawService(SERVICE, {"Hold": held, "Look": looking, "Back": echo})
+    async with serving(config(limits), methods) as (server, channel):
+        calls = [channel.multi_callable(HOLD)(b"x", timeout=BOUND_SECONDS) for _ in range(2)]
+        await eventually(lambda: server.in_flight == 2)
+        look = channel.multi_callable(f"/{SERVICE}/Look")
+        calls += [look(b"x", timeout=BOUND_SECONDS) for _ in range(2)]
+        await eventually(lambda: server.in_flight == 4)
+        assert outcome(await refusal(look(b"x"))) == OVERLOADED
+        assert await channel.multi_callable(f"/{SERVICE}/Back")(b"back", timeout=BOUND_SECONDS) == b"back"
+        held.go_on.set()
+        looking.go_on.set()
+        await asyncio.gather(*calls)
+        assert not server.gate._urgent_of
+
+
+async def test_an_urgent_call_waits_for_no_body_of_another() -> None:
+    limits = ServerLimits(urgent=frozenset({"Back"}))
+    async with serving(config(limits), RawService(SERVICE, {"Echo": echo, "Back": echo})) as (server, channel):
+        server.gate._bodies = bodies.Bodies(reading=1, slow_seconds=BOUND_SECONDS)
+        stalled = [without_a_body(channel) for _ in range(2)]
+        await eventually(lambda: server.in_flight == 2)
+        assert await channel.multi_callable(f"/{SERVICE}/Back")(b"back", timeout=BOUND_SECONDS / 2) == b"back"
+        for call in stalled:
+            call.cancel()
+
+
+async def test_http2_limits_the_streams_of_a_connection_far_above_the_gate(served: Server) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    async with asyncio.timeout(BOUND_SECONDS):
+        head = await reader.readexactly(9)
+        assert head[3] == 4, "SETTINGS"
+        settings = dict(struct.iter_unpack(">HI", await reader.readexactly(int.from_bytes(head[:3], "big"))))
+    writer.close()
+    max_concurrent_streams = 3
+    assert settings[max_concurrent_streams] == 4096
+    many = ServerConfig("127.0.0.1:0", "public", ServerLimits(calls=5000, streams=1000))
+    assert many.connection_streams == 12_000
+
+
+async def test_a_call_with_too_much_metadata_is_refused(served: Server) -> None:
+    async with open_channel(served.address) as channel:
+        call = channel.multi_callable(ECHO)
+        fits = grpc.aio.Metadata(("a", "x" * (METADATA_BYTES // 2)))
+        assert await call(b"x", metadata=fits, timeout=BOUND_SECONDS) == b"x"
+        refused = await refusal(call(b"x", metadata=grpc.aio.Metadata(("a", "x" * METADATA_BYTES)), timeout=10))
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await call(b"x", timeout=BOUND_SECONDS) == b"x"
+
+
 async def test_watches_of_health_are_bounded_and_take_no_places_of_calls(served: Server) -> None:
     async with AsyncExitStack() as stack:
         watches: list[Any] = []
-        for _ in range(WATCHES // CONNECTION_WATCHES):
-            channel = await stack.enter_async_context(open_channel(served.address))
-            stub: Any = health_pb2_grpc.HealthStub(channel.grpc)
-            watches += [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(CONNECTION_WATCHES)]
-            await asyncio.gather(*(watch.read() for watch in watches[-CONNECTION_WATCHES:]))
-            # The same connection gets no more.
+        for host in ("127.0.0.1", "127.0.0.2"):
+            for _ in range(WATCHES // 2 // CONNECTION_WATCHES):
+                channel = await stack.enter_async_context(connected_from(host, served))
+                stub: Any = health_pb2_grpc.HealthStub(channel.grpc)
+                watches += [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(CONNECTION_WATCHES)]
+                await asyncio.gather(*(watch.read() for watch in watches[-CONNECTION_WATCHES:]))
+                # The same connection gets no more.
+                await refused_stream(stub.Watch(health_pb2.HealthCheckRequest()))
+            # Nor does another one of this host.
+            more = await stack.enter_async_context(connected_from(host, served))
+            stub = health_pb2_grpc.HealthStub(more.grpc)
             await refused_stream(stub.Watch(health_pb2.HealthCheckRequest()))
-        last = await stack.enter_async_context(open_channel(served.address))
+        last = await stack.enter_async_context(connected_from("127.0.0.3", served))
         stub = health_pb2_grpc.HealthStub(last.grpc)
         await refused_stream(stub.Watch(health_pb2.HealthCheckRequest()))
         assert await last.multi_callable(ECHO)(b"x", timeout=BOUND_SECONDS) == b"x"
@@ -156,6 +216,13 @@ async def test_streams_of_reflection_are_bounded(served: Server) -> None:
         await refused_stream(stub.ServerReflectionInfo())
         for stream in streams:
             stream.cancel()
+
+
+@asynccontextmanager
+async def connected_from(host: str, server: Server) -> AsyncIterator[Channel]:
+    """A channel whose connection comes from this address."""
+    async with wire_to(server.port, host) as (_, port), open_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
 
 
 async def refused_stream(stream: Any) -> None:

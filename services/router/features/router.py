@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from libs.clock import Clock, SystemClock
 from libs.identity.opening import ANYBODY, AUTH_SETTING, Identity, open_identity, with_own_calls
+from libs.rpc.callers import SHARE as CALLER_SHARE
+from libs.rpc.callers import CallerLimits
 from libs.rpc.clients import Clients
 from libs.rpc.gate import CONNECTION_SHARE, ServerLimits
+from libs.rpc.refusals import measure_refusals
 from libs.rpc.server import Server, ServerConfig, TypedService
 from libs.tasks import Background, Loop
 from libs.tls.files import TlsFiles
@@ -79,18 +82,29 @@ class Router:
             own_metadata=identity.own_metadata,
         )
         flows.add(FEATURES)
-        patience = Patience(traffic, settings.owner_patience_seconds)
+        patience = Patience(traffic, settings.owner_patience_seconds, settings.caller_limits.share)
         self.writes = Background(settings.writes, "writes", lambda: patience.writes)
         proxy = _proxy(flows, patience, self.writes)
         control_api = flows.control_api()
         self.public = _public(settings, proxy, patience, identity, connections.tls.public)
         self.control = _control(settings, control_api, operators, connections.tls.private)
         self.http = _http(settings, connections, proxy, self.public, control_api, self.control, identity)
+        measure_refusals(connections.meter, self._refused())
         self.loops = [*flows.loops, Loop("mover", mover.run_once), *identity.loops, *operators.identity.loops]
 
     def __str__(self) -> str:
         http = f" http={self.http.address}" if self.http is not None else ""
         return f"public={self.public.address} control={self.control.address}{http}"
+
+    def _refused(self) -> dict[str, Mapping[str, int]]:
+        """Refused calls by listener."""
+        refused: dict[str, Mapping[str, int]] = {
+            "public": self.public.gate.refused,
+            "control": self.control.gate.refused,
+        }
+        if self.http is not None:
+            refused["http"] = self.http.hosts.refused
+        return refused
 
     async def start(self) -> None:
         await self.control.start()
@@ -153,6 +167,7 @@ def _public(
         waiting=lambda: patience.calls,
         streams=settings.watchers,
         connection_share=CONNECTION_SHARE,
+        caller=settings.caller_limits,
         default_deadline_seconds=settings.default_deadline_seconds,
         longest_deadline_seconds=settings.longest_deadline_seconds,
     )
@@ -166,7 +181,7 @@ def _control(settings: RouterSettings, api: TypedService, operators: Operators, 
     config = ServerConfig(
         settings.control,
         "control",
-        ServerLimits(urgent=URGENT),
+        ServerLimits(urgent=URGENT, caller=CallerLimits(CALLER_SHARE)),
         operators.token,
         authenticator=operators.identity.authenticator,
         auth_setting=CONTROL_SETTING,

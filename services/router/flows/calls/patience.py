@@ -4,7 +4,8 @@ A call tries its store first. If the store is out of reach, the call waits here 
 outage, the call with the earliest deadline tries every PROBE_SECONDS. Once the store answers a call, each answer lets
 FOLLOWERS more try. So the queue drains within a few round trips, without flooding a store that has just started.
 
-The queue is limited by the number of calls and the bytes of their requests, and each call waits until its own deadline.
+The queue is limited by the number of calls, in total and for each caller, and by the bytes of their requests. Each call
+waits until its own deadline.
 A waiting call counts as one fault of the store per second: waiting must not hide an outage from automatic rollback and
 the gates.
 """
@@ -22,6 +23,7 @@ import grpc
 
 from libs.errors import Overloaded
 from libs.ownership.model import Store
+from libs.rpc import callers
 from services.router.flows.stores import Away
 from services.router.flows.traffic import Traffic
 
@@ -84,9 +86,11 @@ class _Queue:
 class Patience:
     """The queues of both stores. Raises QueueFull, and Away when the time of a call is over."""
 
-    def __init__(self, traffic: Traffic, seconds: float) -> None:
-        """`seconds`: the longest wait for a store; 0 disables waiting."""
+    def __init__(self, traffic: Traffic, seconds: float, caller_share: float = 1.0) -> None:
+        """`seconds`: the longest wait for a store; 0 disables waiting. `caller_share`: share of the calls in a queue
+        that one caller may have."""
         self.seconds = seconds
+        self._most_of_one = MOST_CALLS * caller_share
         self._traffic = traffic
         self._queues = {store: _Queue() for store in Store}
         self._number = 0
@@ -145,6 +149,9 @@ class Patience:
         calls = self._traffic.waiting[away.store] + queue.tries
         if calls >= MOST_CALLS or queue.size_bytes + waiting.size_bytes > MOST_BYTES:
             raise QueueFull(away) from None
+        caller = callers.current.get()
+        if caller is not None and caller.waiting >= self._most_of_one:
+            raise QueueFull(away) from None
         if not await self._wait(away.store, queue, waiting, until):
             yield False
             return
@@ -161,6 +168,9 @@ class Patience:
         self._traffic.waiting[store] += 1
         queue.writes += not waiting.is_read
         queue.size_bytes += waiting.size_bytes
+        caller = callers.current.get()
+        if caller is not None:
+            caller.waiting += 1
         if queue.probing is None:
             self._probe_later(store, queue)
         try:
@@ -170,6 +180,8 @@ class Patience:
             self._traffic.waiting[store] -= 1
             queue.writes -= not waiting.is_read
             queue.size_bytes -= waiting.size_bytes
+            if caller is not None:
+                caller.waiting -= 1
 
     def _probe_later(self, store: Store, queue: _Queue) -> None:
         queue.probing = asyncio.get_running_loop().call_later(PROBE_SECONDS, self._probe, store, queue)
