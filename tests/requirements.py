@@ -1014,6 +1014,27 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "calls_whose_body_never_comes_do_not_keep_others_out",
             "one_connection_has_no_more_than_its_share",
             "an_urgent_method_is_served_while_others_fill_the_listener",
+            "calls_of_one_urgent_method_leave_the_slots_of_another",
+            "a_body_that_never_comes_ends_its_call",
+            "a_call_with_too_much_metadata_is_refused",
+            "http2_limits_the_streams_of_a_connection_far_above_the_gate",
+        )
+        + _in(
+            "unit/test_rpc_caller_limits.py",
+            "a_caller_with_many_connections_has_no_more_than_its_share",
+            "anonymous_connections_of_one_host_have_one_share",
+            "a_caller_has_no_more_streams_than_its_own",
+            "the_requests_of_a_caller_in_flight_have_a_size",
+            "a_caller_that_waits_as_told_keeps_its_rate",
+            "slow_bodies_of_one_caller_leave_slots_to_others",
+        )
+        + _in("unit/test_callers.py", "the_number_of_remembered_callers_is_limited_and_those_with_calls_stay")
+        + _in("unit/test_http_listener.py", "a_host_has_no_more_than_its_share_of_the_connections")
+        + _in(
+            "integration/test_caller_limits.py",
+            "every_door_of_every_program_has_the_limits_of_a_caller",
+            "a_flood_of_one_caller_leaves_calls_health_and_rollback_to_others",
+            "a_body_that_comes_too_slowly_ends_its_request",
         ),
     ),
     "trust.fuzz": Requirement(

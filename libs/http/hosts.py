@@ -56,7 +56,11 @@ class Hosts:
         self._accepted[host] += 1
         return True
 
-    def places(self, host: str) -> int:
+    def open_of(self, host: str) -> int:
+        """Open connections of the host."""
+        return self._open[host]
+
+    def accepted_of(self, host: str) -> int:
         """Accepted connections of the host."""
         return self._accepted[host]
 

@@ -15,7 +15,7 @@ import pytest
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
-from libs.proving.trial.world import World
+from libs.proving.trial.world import Size, World
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import reason_of
 from tests.acceptance.talk import COLLECTION, create
@@ -29,7 +29,8 @@ ENDPOINTS = ("router-1", "a")
 
 @pytest.fixture
 async def world(tmp_path: Path) -> World:
-    return World.embedded(tmp_path / "world")
+    # All clients of these tests come from one host.
+    return World.embedded(tmp_path / "world", size=Size(router_settings=({"caller_percent": "100"},)))
 
 
 def peak_bytes(world: World, name: str) -> int:

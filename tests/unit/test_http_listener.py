@@ -186,9 +186,7 @@ async def test_connections_above_the_limit_are_refused(served: HttpListener, app
     assert "/b" not in app.seen
 
 
-async def test_a_host_has_no_more_than_its_share_of_the_connections(
-    app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_host_has_no_more_than_its_share_of_the_connections(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "LINGER_SECONDS", 60.0)
     served = HttpListener(HttpConfig("127.0.0.1:0", "http", 4, host_share=0.5), app)
     await served.start()
@@ -209,12 +207,12 @@ async def test_a_host_has_no_more_than_its_share_of_the_connections(
             await one.request("GET", "/readyz")
             assert (await one.answer()).status == 200
         opened[0].close()
-        await eventually(lambda: served.hosts.places("ipv4:127.0.0.2") == 1)
+        await eventually(lambda: served.hosts.accepted_of("ipv4:127.0.0.2") == 1)
         again = await stack.enter_async_context(connected(served.address, "127.0.0.2"))
         await again.request("GET", "/a")
         assert (await again.answer()).status == 200
     await served.drain(0.0)
-    await eventually(lambda: not served.hosts.places("ipv4:127.0.0.2"))
+    await eventually(lambda: not served.hosts.accepted_of("ipv4:127.0.0.2"))
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,18 @@ async def test_a_full_listener_answers_over_tls(authority: Authority) -> None:
         kept.close()
 
 
+async def test_a_connection_over_tls_counts_once_for_its_host(authority: Authority) -> None:
+    host = "ipv4:127.0.0.1"
+    async with serving(files(authority.issue("own"))) as listener:
+        _, silent = await connected(listener, None)
+        await eventually(lambda: (listener.hosts.open_of(host), listener.hosts.accepted_of(host)) == (1, 0))
+        _, kept = await connected(listener, trusting(authority))
+        await eventually(lambda: (listener.hosts.open_of(host), listener.hosts.accepted_of(host)) == (2, 1))
+        for writer in (silent, kept):
+            writer.close()
+        await eventually(lambda: (listener.hosts.open_of(host), listener.hosts.accepted_of(host)) == (0, 0))
+
+
 async def test_a_drain_ends_handshakes_in_progress(authority: Authority) -> None:
     async with serving(files(authority.issue("own"))) as listener:
         reader, writer = await connected(listener, None)

@@ -9,9 +9,12 @@ from opentelemetry.metrics import Meter
 
 from libs.clock import ManualClock
 from libs.errors import LockTimeout
+from libs.http.hosts import Hosts
 from libs.locks.measured import MeasuredLocks
 from libs.locks.memory import MemoryLocks
 from libs.proving.servers.ports import free_port
+from libs.rpc.gate import Gate, ServerLimits
+from libs.rpc.refusals import measure_refusals
 from libs.telemetry.metrics import CannotExport, open_metrics
 from tests.waiting import eventually
 
@@ -96,3 +99,19 @@ async def test_a_port_that_is_in_use_stops_the_start_with_its_name(exported: tup
 async def test_without_an_address_nothing_is_kept() -> None:
     async with open_metrics("") as meter:
         MeasuredLocks(MemoryLocks(), ManualClock(), meter)
+
+
+async def test_refused_calls_are_exported_by_listener_and_limit(exported: tuple[Meter, int]) -> None:
+    meter, port = exported
+    gate = Gate(ServerLimits(), None)
+    measure_refusals(meter, {"public": gate.refused, "http": Hosts(4, 0.5).refused})
+    gate.refused["LIMIT_RATE"] += 2
+    found = sorted(line for line in await page(port) if line.startswith("baton_refused_calls_total"))
+    assert found == [
+        'baton_refused_calls_total{limit="LIMIT_CALLS",listener="public"} 0.0',
+        'baton_refused_calls_total{limit="LIMIT_RATE",listener="public"} 2.0',
+        'baton_refused_calls_total{limit="LIMIT_REQUEST_BYTES",listener="public"} 0.0',
+        'baton_refused_calls_total{limit="LIMIT_STREAMS",listener="public"} 0.0',
+        'baton_refused_calls_total{limit="OVERLOADED",listener="public"} 0.0',
+        'baton_refused_calls_total{limit="TOO_MANY_CONNECTIONS",listener="http"} 0.0',
+    ]

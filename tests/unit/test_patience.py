@@ -8,6 +8,8 @@ import grpc
 import pytest
 
 from libs.ownership.model import Store
+from libs.rpc import callers
+from libs.rpc.callers import Caller
 from services.router.flows.calls import patience
 from services.router.flows.calls.patience import Patience, QueueFull, Waiting
 from services.router.flows.stores import Away
@@ -214,3 +216,33 @@ async def test_a_call_that_tries_again_keeps_its_place(monkeypatch: pytest.Monke
     fail.set()
     await call
     assert tries == 4
+
+
+async def test_one_caller_may_fill_its_share_of_the_queue_and_another_still_waits() -> None:
+    traffic = Traffic()
+    queue = Patience(traffic, 5.0, caller_share=0.5)
+    most_of_one = patience.MOST_CALLS // 2
+    back = asyncio.Event()
+    until = asyncio.get_running_loop().time() + 60
+
+    async def call(caller: Caller) -> str:
+        callers.current.set(caller)
+
+        async def work() -> str:
+            if not back.is_set():
+                raise away()
+            queue.heard(Store.A, None)
+            return "answered"
+
+        return await queue.call(work, Waiting("update", False, 1, lambda _: until))
+
+    ann, ben = Caller(), Caller()
+    waiting = [asyncio.create_task(call(ann)) for _ in range(most_of_one)]
+    await eventually(lambda: ann.waiting == most_of_one)
+    with pytest.raises(QueueFull):
+        await asyncio.create_task(call(ann))
+    other = asyncio.create_task(call(ben))
+    await eventually(lambda: ben.waiting == 1)
+    back.set()
+    assert set(await asyncio.gather(other, *waiting)) == {"answered"}
+    assert (ann.waiting, ben.waiting) == (0, 0)
