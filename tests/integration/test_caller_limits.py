@@ -1,4 +1,4 @@
-"""The limits of a caller at every door of A, B and the router, and the service of others during a flood of one caller."""
+"""The limits of a caller at every door of A, B and the router, and the service of others during one caller's flood."""
 
 from __future__ import annotations
 
