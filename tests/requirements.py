@@ -826,6 +826,10 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_release_carries_the_newest_requests_of_every_principal",
         )
         + _in(
+            "integration/test_identity_doors.py",
+            "every_door_serves_callers_without_a_token_while_tokens_are_optional",
+        )
+        + _in(
             "unit/test_identity_change.py",
             "optional_credentials_may_be_missing",
             "optional_credentials_that_are_wrong_are_refused",

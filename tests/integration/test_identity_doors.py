@@ -158,6 +158,16 @@ async def test_every_door_of_every_program_accepts_and_refuses_alike(programs: P
             assert found == ["image:1", "TOKEN_MISSING", "TOKEN_UNKNOWN"], f"{door} at {place}"
 
 
+async def test_every_door_serves_callers_without_a_token_while_tokens_are_optional(tmp_path: Path) -> None:
+    file = write_tokens(tmp_path / "tokens.toml")
+    async with running_programs(tmp_path, public_auth="tokens", public_auth_file=file, public_auth_optional=True) as at:
+        await create(at, "a", ANN)
+        for place in PLACES:
+            for door, called in DOORS.items():
+                found = [await called(at, place, signed(token)) for token in (TOKENS[ANN], "", "a-stranger-000000")]
+                assert found == ["image:1", "image:1", "TOKEN_UNKNOWN"], f"{door} at {place}"
+
+
 async def test_a_watch_and_a_list_need_a_token_at_every_program(programs: Programs) -> None:
     await create(programs, "router", ANN)
     for place in PLACES:
