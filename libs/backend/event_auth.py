@@ -43,10 +43,10 @@ class ReplayUnchecked(BatonError):
 
 
 class Keys(Protocol):
-    """As `libs.eventlog.key_ring.KeyFile`."""
+    """As `libs.secret_file.SecretFile`."""
 
     @property
-    def ring(self) -> KeyRing: ...
+    def content(self) -> KeyRing: ...
 
     @property
     def trouble(self) -> str:
@@ -140,4 +140,4 @@ class EventAuth:
 
 
 def _ring(keys: Keys) -> Callable[[], KeyRing]:
-    return lambda: keys.ring
+    return lambda: keys.content

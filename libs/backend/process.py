@@ -32,7 +32,7 @@ from libs.contract.descriptors import Contract
 from libs.contract.operations import Operations
 from libs.contract.schemas import NEWEST
 from libs.eventlog.address import log_name
-from libs.eventlog.key_ring import KeyFile
+from libs.eventlog.key_ring import open_key_ring
 from libs.eventlog.lazy import LazyEventLog
 from libs.identity.opening import ANYBODY, AUTH_SETTING, Identity, open_identity
 from libs.locks.measured import MeasuredLocks
@@ -142,7 +142,7 @@ async def open_backend(
     clock = clock or SystemClock()
     identity = await open_identity(settings, clock)
     token = read_token(settings.token_file) if settings.token_file else None
-    keys = KeyFile(settings.event_keys, clock) if settings.event_keys else None
+    keys = open_key_ring(settings.event_keys, clock) if settings.event_keys else None
     async with AsyncExitStack() as stack:
         tls, meter = await stack.enter_async_context(open_basis(settings))
         ports = await stack.enter_async_context(backend.open_store())

@@ -20,11 +20,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
+from libs.clock import Clock
 from libs.identity.errors import CertificateMissing, CertificateRevoked, CertificateUnknown
-from libs.identity.files import WatchedFile, read_entries
+from libs.identity.files import read_entries
 from libs.identity.grants import read_grant, texts
 from libs.identity.port import Credentials
 from libs.identity.principal import Principal, subject_of
+from libs.secret_file import SecretFile
 
 ISSUER = "mtls"
 _KINDS = ("peer_uri", "peer_dns", "peer_email")
@@ -47,16 +49,15 @@ class Known(NamedTuple):
 
 
 class CertificateNames:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock) -> None:
         """Raises UnfitFile."""
-        self._known = Known({}, frozenset())
-        self.file = WatchedFile(path, read_names, self._set)
+        self._file = SecretFile(path, read_names, clock)
 
     def __repr__(self) -> str:
-        return f"<CertificateNames {self.file.path} names={len(self._known.principals)}>"
+        return f"<CertificateNames {self._file.path}>"
 
     async def authenticate(self, credentials: Credentials) -> Principal:
-        found, known = credentials.auth_context(), self._known
+        found, known = credentials.auth_context(), self._file.content
         for kind in _KINDS:
             for name in found.get(kind, ()):
                 if principal := known.principals.get(name):
@@ -64,9 +65,6 @@ class CertificateNames:
                         raise CertificateRevoked()
                     return principal
         raise CertificateUnknown() if any(kind in found for kind in _KINDS) else CertificateMissing()
-
-    def _set(self, known: Known) -> None:
-        self._known = known
 
 
 def _is_revoked(certificates: Iterable[bytes], revoked: frozenset[str]) -> bool:

@@ -90,19 +90,17 @@ async def _open_required(settings: IdentitySettings, clock: Clock, listener: Lis
     path = settings.public_auth_file
     if path is None:
         raise WrongSetting(f"{listener}_auth_file: it is not set: {listener}_auth = {kind} needs a TOML file")
-    return _open_file(kind, path)
+    return _open_file(kind, path, clock)
 
 
-def _open_file(kind: str, path: Path) -> Identity:
+def _open_file(kind: str, path: Path, clock: Clock) -> Identity:
     if kind == "mtls":
         from libs.identity.mtls import CertificateNames
 
-        names = CertificateNames(path)
-        return Identity(names, (names.file.loop(),))
+        return Identity(CertificateNames(path, clock))
     from libs.identity.tokens import TokenFile
 
-    tokens = TokenFile(path)
-    return Identity(tokens, (tokens.file.loop(),))
+    return Identity(TokenFile(path, clock))
 
 
 async def _open_jwt(settings: IdentitySettings, clock: Clock, listener: Listener) -> Identity:

@@ -16,12 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from libs.clock import Clock
 from libs.identity.bearer import bearer_of
 from libs.identity.errors import TokenUnknown
-from libs.identity.files import WatchedFile, read_entries
+from libs.identity.files import read_entries
 from libs.identity.grants import read_grant
 from libs.identity.port import Credentials
 from libs.identity.principal import Principal, subject_of
+from libs.secret_file import SecretFile
 
 ISSUER = "tokens"
 MIN_TOKEN_CHARACTERS = 16
@@ -35,23 +37,19 @@ Known = Mapping[bytes, tuple[bytes, Principal]]
 class TokenFile:
     """Keeps only hashes of the tokens. Looking a hash up shows nothing about the token by its time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock) -> None:
         """Raises UnfitFile."""
-        self._known: Known = {}
-        self.file = WatchedFile(path, read_tokens, self._set)
+        self._file = SecretFile(path, read_tokens, clock)
 
     def __repr__(self) -> str:
-        return f"<TokenFile {self.file.path} tokens={len(self._known)}>"
+        return f"<TokenFile {self._file.path}>"
 
     async def authenticate(self, credentials: Credentials) -> Principal:
         digest = hashlib.sha256(bearer_of(credentials.invocation_metadata()).encode()).digest()
-        known, principal = self._known.get(digest, (b"", None))
+        known, principal = self._file.content.get(digest, (b"", None))
         if principal is None or not hmac.compare_digest(known, digest):
             raise TokenUnknown()
         return principal
-
-    def _set(self, known: Known) -> None:
-        self._known = known
 
 
 def read_tokens(data: bytes) -> Known:

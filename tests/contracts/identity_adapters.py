@@ -133,7 +133,7 @@ class NoneAdapter:
 
 class TokensAdapter:
     def __init__(self, folder: Path) -> None:
-        self.authenticator: Authenticator = TokenFile(write_tokens(folder / "tokens.toml"))
+        self.authenticator: Authenticator = TokenFile(write_tokens(folder / "tokens.toml"), SystemClock())
 
     def shown(self, who: str) -> Shown:
         return bearer(TOKENS[who])
@@ -144,7 +144,7 @@ class TokensAdapter:
 
 class MtlsAdapter:
     def __init__(self, folder: Path) -> None:
-        self.authenticator: Authenticator = CertificateNames(write_names(folder / "names.toml"))
+        self.authenticator: Authenticator = CertificateNames(write_names(folder / "names.toml"), SystemClock())
 
     def shown(self, who: str) -> Shown:
         names = {ANN: {"peer_uri": (SPIFFE[ANN].encode(),)}, OPS: {"peer_email": (SPIFFE[OPS].encode(),)}}

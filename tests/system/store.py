@@ -89,7 +89,7 @@ class StoreServices(NamedTuple):
 class HeldKeys:
     """Keys that a test changes."""
 
-    ring: KeyRing
+    content: KeyRing
     trouble: str = ""
 
 

@@ -219,7 +219,7 @@ async def test_an_event_of_a_key_that_comes_late_is_applied_at_a_retry() -> None
         await at.log.append([codes(KeyRing("two", RING.keys)).sign(plain("a"))])
         state = await state_when(at, 1)
         assert (state.unauthenticated, state.applied) == (1, 0)
-        keys.ring = RING
+        keys.content = RING
         at.clock.advance(UNPARK_SECONDS)
 
         async def applied() -> bool:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from libs.clock import ManualClock
 from libs.identity.errors import TokenUnknown
-from libs.identity.files import UnfitFile
 from libs.identity.mtls import read_names
 from libs.identity.principal import Role
 from libs.identity.tokens import TokenFile, read_tokens
+from libs.secret_file import LOOK_SECONDS, UnfitFile
 from tests.contracts.identity_adapters import ANN, TOKENS, bearer, write, write_tokens
 
 SECRET = "a-secret-token-0000"
@@ -66,16 +67,15 @@ def test_a_wrong_name_is_named(text: str, problem: str) -> None:
 
 async def test_a_changed_file_is_read_again_and_a_wrong_one_changes_nothing(tmp_path: Path) -> None:
     path = write_tokens(tmp_path / "tokens.toml")
-    one = TokenFile(path)
+    clock = ManualClock()
+    one = TokenFile(path, clock)
     old = await one.authenticate(bearer(TOKENS[ANN]))
     path.write_text("[[token")
-    with pytest.raises(UnfitFile):
-        one.file.refresh()
-    one.file.refresh()
+    clock.advance(LOOK_SECONDS)
     assert await one.authenticate(bearer(TOKENS[ANN])) == old
     # As a mounted secret changes: another file takes the name.
     write(tmp_path / "next", f'[[token]]\nsubject = "new"\ntoken = "{SECRET}"\n').rename(path)
-    one.file.refresh()
+    clock.advance(LOOK_SECONDS)
     assert (await one.authenticate(bearer(SECRET))).subject == "tokens:new"
     with pytest.raises(TokenUnknown):
         await one.authenticate(bearer(TOKENS[ANN]))
@@ -95,4 +95,4 @@ def test_a_file_that_every_user_can_read_or_change_is_refused(mode: int, open_fo
     path = write_tokens(open_folder / "tokens.toml")
     path.chmod(mode)
     with pytest.raises(UnfitFile, match="chmod 600"):
-        TokenFile(path)
+        TokenFile(path, ManualClock())

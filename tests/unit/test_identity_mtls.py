@@ -13,6 +13,7 @@ import grpc
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from libs.clock import ManualClock
 from libs.http.asgi import names_of, respond
 from libs.http.listener import HttpConfig, HttpListener
 from libs.identity.errors import Unauthenticated
@@ -21,6 +22,7 @@ from libs.identity.principal import current_principal
 from libs.rpc.channel import open_channel
 from libs.rpc.errors import Context, reason_of
 from libs.rpc.server import RawService, Server, ServerConfig
+from libs.secret_file import LOOK_SECONDS
 from libs.tls.files import NamedFile, TlsFiles
 from libs.tls.process import ClientTls
 from tests.certificates import Authority, Pair, files
@@ -106,21 +108,22 @@ async def test_a_certificate_is_known_by_its_name_until_it_is_revoked(
     stranger = authority.issue("stranger", "nobody.example")
     known = '[[certificate]]\nname = "payments.example"\naccounts = ["acme"]\n'
     path = write(tmp_path / "names.toml", known)
-    names = CertificateNames(path)
+    clock = ManualClock()
+    names = CertificateNames(path, clock)
     async with serving(authority, names) as ask:
         assert [await ask(pair) for pair in (old, new, stranger)] == [SUBJECT, SUBJECT, "CERTIFICATE_UNKNOWN"]
         # An entry of another name holds the fingerprint: it counts for every certificate.
         write(path, f'{known}[[certificate]]\nname = "other.example"\nrevoked = ["{fingerprint(old).lower()}"]\n')
-        names.file.refresh()
+        clock.advance(LOOK_SECONDS)
         assert [await ask(pair) for pair in (old, new)] == ["CERTIFICATE_REVOKED", SUBJECT]
 
 
 async def test_a_connection_that_hides_its_certificate_is_refused_once_one_is_revoked(tmp_path: Path) -> None:
     entry = '[[certificate]]\nname = "payments.example"\n'
     shown = Shown(names={"peer_dns": [b"payments.example"]})
-    names = CertificateNames(write(tmp_path / "names.toml", entry))
+    names = CertificateNames(write(tmp_path / "names.toml", entry), ManualClock())
     assert (await names.authenticate(shown)).subject == SUBJECT
-    names = CertificateNames(write(tmp_path / "names.toml", f'{entry}revoked = ["{"A0" * 32}"]\n'))
+    names = CertificateNames(write(tmp_path / "names.toml", f'{entry}revoked = ["{"A0" * 32}"]\n'), ManualClock())
     with pytest.raises(Unauthenticated) as refused:
         await names.authenticate(shown)
     assert refused.value.reason == "CERTIFICATE_REVOKED"
@@ -129,4 +132,4 @@ async def test_a_connection_that_hides_its_certificate_is_refused_once_one_is_re
 def test_a_wrong_fingerprint_names_the_entry_and_the_remedy(tmp_path: Path) -> None:
     path = write(tmp_path / "names.toml", '[[certificate]]\nname = "a"\nrevoked = ["A0:FF"]\n')
     with pytest.raises(Exception, match=r"number 1: revoked: 'A0:FF' is not a SHA-256 fingerprint: openssl x509"):
-        CertificateNames(path)
+        CertificateNames(path, ManualClock())

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from libs.clock import ManualClock
-from libs.eventlog import key_ring
-from libs.eventlog.key_ring import LOOK_SECONDS, KeyFile, KeyRing, KeyRingUnfit, read_key_ring
+from libs.eventlog.key_ring import KeyRing, KeyRingUnfit, open_key_ring
+from libs.secret_file import LOOK_SECONDS, MAX_FILE_BYTES
 
 ONE, TWO = b"1" * 32, b"2" * 40
 
@@ -32,7 +32,7 @@ def write(path: Path, text: str) -> Path:
 
 def test_a_ring_has_its_keys_and_the_one_that_signs(tmp_path: Path) -> None:
     path = write(tmp_path / "keys.toml", ring_text("two", one=ONE, two=TWO))
-    assert read_key_ring(path) == KeyRing("two", {"one": ONE, "two": TWO})
+    assert open_key_ring(path, ManualClock()).content == KeyRing("two", {"one": ONE, "two": TWO})
 
 
 SECRET = text_of(b"this is the secret key of events")
@@ -48,7 +48,7 @@ UNFIT = {
     "key one must be base64": f'sign = "one"\n[keys]\none = "{SECRET}!"',
     "key one must be base64 of": 'sign = "one"\n[keys]\none = 5',
     "one key under two ids": f'sign = "one"\n[keys]\none = "{SECRET}"\ntwo = "{SECRET}"',
-    "more than": f"# {'x' * key_ring.MAX_FILE_BYTES}",
+    "more than": f"# {'x' * MAX_FILE_BYTES}",
 }
 
 
@@ -56,7 +56,7 @@ UNFIT = {
 def test_an_unfit_file_is_refused_without_a_word_of_its_keys(why: str, tmp_path: Path) -> None:
     path = write(tmp_path / "keys.toml", UNFIT[why])
     with pytest.raises(KeyRingUnfit) as refused:
-        read_key_ring(path)
+        open_key_ring(path, ManualClock())
     assert why in refused.value.message and str(path) in refused.value.message
     assert SECRET not in refused.value.message
 
@@ -71,40 +71,40 @@ def open_folder() -> Iterator[Path]:
 
 def test_a_file_that_is_missing_or_open_to_all_is_refused(tmp_path: Path, open_folder: Path) -> None:
     with pytest.raises(KeyRingUnfit, match="No such file"):
-        read_key_ring(tmp_path / "none.toml")
+        open_key_ring(tmp_path / "none.toml", ManualClock())
     path = write(open_folder / "keys.toml", ring_text())
     path.chmod(0o604)
     with pytest.raises(KeyRingUnfit, match=f"chmod 600 {path}"):
-        read_key_ring(path)
+        open_key_ring(path, ManualClock())
 
 
 def test_a_changed_file_is_read_again_and_a_broken_one_leaves_the_last_good_ring(tmp_path: Path) -> None:
     clock = ManualClock()
     path = write(tmp_path / "keys.toml", ring_text())
-    file = KeyFile(path, clock)
-    assert file.ring.sign == "one"
+    file = open_key_ring(path, clock)
+    assert file.content.sign == "one"
 
     write(path, ring_text("two", one=ONE, two=TWO))
-    assert file.ring.sign == "one"
+    assert file.content.sign == "one"
     clock.advance(LOOK_SECONDS)
-    assert file.ring == KeyRing("two", {"one": ONE, "two": TWO})
+    assert file.content == KeyRing("two", {"one": ONE, "two": TWO})
 
     write(path, "broken")
     clock.advance(LOOK_SECONDS)
-    assert file.ring.sign == "two"
+    assert file.content.sign == "two"
     assert "not TOML" in file.trouble
 
     new = write(tmp_path / "new.toml", ring_text("two", two=TWO))
     os.replace(new, path)
     clock.advance(LOOK_SECONDS)
-    assert (file.ring, file.trouble) == (KeyRing("two", {"two": TWO}), "")
+    assert (file.content, file.trouble) == (KeyRing("two", {"two": TWO}), "")
 
     path.unlink()
     clock.advance(LOOK_SECONDS)
-    assert file.ring.sign == "two"
+    assert file.content.sign == "two"
     assert "No such file" in file.trouble
 
 
 def test_a_file_that_is_unfit_at_the_start_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyRingUnfit):
-        KeyFile(write(tmp_path / "keys.toml", ""), ManualClock())
+        open_key_ring(write(tmp_path / "keys.toml", ""), ManualClock())

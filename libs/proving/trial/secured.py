@@ -19,8 +19,9 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
+from libs.clock import SystemClock
 from libs.eventlog.codes import Codes
-from libs.eventlog.key_ring import read_key_ring
+from libs.eventlog.key_ring import open_key_ring
 from libs.eventlog.security import KafkaSecurity
 from libs.proving.servers.secure import Certificate, Secrets
 from libs.proving.trial.access import Access
@@ -95,7 +96,7 @@ class Secured:
 
     def codes(self, topic: str) -> Codes:
         """Those of the system's own events."""
-        ring = read_key_ring(self.event_keys)
+        ring = open_key_ring(self.event_keys, SystemClock()).content
         return Codes(lambda: ring, topic)
 
     def kafka(self) -> KafkaSecurity:

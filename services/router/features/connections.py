@@ -14,7 +14,7 @@ from libs.clock import Clock
 from libs.contract.descriptors import Contract
 from libs.eventlog.address import log_name
 from libs.eventlog.codes import Codes
-from libs.eventlog.key_ring import KeyFile
+from libs.eventlog.key_ring import open_key_ring
 from libs.eventlog.lazy import LazyEventLog
 from libs.eventlog.port import EventLog
 from libs.eventlog.signed import SignedLog
@@ -68,8 +68,8 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
         stack.push_async_callback(lazy_log.close)
         if away := await lazy_log.try_open(_OPEN_LOG_SECONDS):
             log.warning("event_log: unavailable at the start, retrying while serving: %s", away)
-        keys = KeyFile(settings.event_keys, clock) if settings.event_keys else None
-        codes = Codes(lambda: keys.ring, log_name(settings.event_log)) if keys is not None else None
+        keys = open_key_ring(settings.event_keys, clock) if settings.event_keys else None
+        codes = Codes(lambda: keys.content, log_name(settings.event_log)) if keys is not None else None
         event_log = lazy_log if codes is None else SignedLog(lazy_log, codes)
         stores = {
             Store.A: await stack.enter_async_context(open_store(Store.A, settings.store_a, token, tls.client)),
