@@ -126,6 +126,7 @@ class Strangers:
             public: Sequence[tuple[str, Access, str]] = (
                 ("a caller without a token", nobody, "UNAUTHENTICATED"),
                 ("a caller with a forged token", forger, "UNAUTHENTICATED"),
+                ("a caller of another account", guest, "NOT_FOUND"),
                 ("a caller without TLS", plain, "UNAVAILABLE"),
             )
             for words, access, refusal in public:
