@@ -71,6 +71,7 @@ UNITS = {
     "pool": "connections",
     "rate": "calls per second",
     "reads": "reads",
+    "records": "records",
     "seconds": "s",
     "watchers": "watches",
     "watches": "watches",

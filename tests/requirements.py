@@ -1032,6 +1032,12 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_caller_that_waits_as_told_keeps_its_rate",
             "slow_bodies_of_one_caller_leave_slots_to_others",
         )
+        + _in(
+            "contracts/test_store_quota.py",
+            "a_create_beyond_the_quota_is_refused_with_account_limit_and_count",
+            "every_way_to_make_a_record_counts_and_other_writes_do_not",
+            "several_processes_exceed_the_quota_by_at_most_what_they_make_between_two_counts",
+        )
         + _in("unit/test_callers.py", "the_number_of_remembered_callers_is_limited_and_those_with_calls_stay")
         + _in("unit/test_http_listener.py", "a_host_has_no_more_than_its_share_of_the_connections")
         + _in(

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
+from libs.backend.quota import AccountQuota, Attempt
 from libs.backend.scopes import change_of, limited, scope_of, within
 from libs.backend.served_as import ServedAs
 from libs.backend.serving import Serving
@@ -32,7 +33,7 @@ from libs.errors import BatonError, OwnerUnavailable
 from libs.locks.port import LockManager
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Answered, Call, Changed, Found, Version
-from libs.ownership.rules import decide_write, done, may_change, read_as_owner
+from libs.ownership.rules import Change, decide_write, done, may_change, read_as_owner
 from libs.rpc import metadata
 from libs.rpc.caller import Caller, make_id, read_caller
 from libs.rpc.clients import Clients, name_of
@@ -72,6 +73,8 @@ class Dependencies:
     """Schema version of callers at the public listener that send none."""
     clients: Clients | None = None
     """Callers of the public listener that use a deprecated interface."""
+    account_records: int = 0
+    """Maximum number of live records of an account; 0: no limit."""
     served_as: ServedAs = field(default_factory=ServedAs)
     """For callers of the public listener."""
 
@@ -88,6 +91,9 @@ class Calls:
         self._ports = ports
         self._watching = StoreWatches(ports)
         self._deps = deps
+        self._quota: AccountQuota | None = None
+        if deps.account_records and contract.account is not None:
+            self._quota = AccountQuota(deps.account_records, contract.account, ports.inspection, deps.clock)
         self._write_locks = WriteLocks(ports, deps.locks, deps.no_lock_needed)
 
     def internal(self) -> RawService:
@@ -246,7 +252,8 @@ class Calls:
 
     async def _write(self, method: str, write: Write, caller: Caller, context: Context) -> bytes:
         me, scope = self._ports.store, scope_of(self._contract)
-        limited_change = change_of(self._methods[method], write, scope)
+        attempt = Attempt()
+        limited_change = self._within_quota(attempt, change_of(self._methods[method], write, scope))
         change = only_checked(limited_change) if write.only_checks else limited_change
         call = Call(
             write.key, caller.principal, write.request_id, write.request_hash, caller.traceparent, caller.subject
@@ -272,9 +279,10 @@ class Calls:
                 self._deps.logged.check(self._deps.clock.monotonic())
             return decided
 
-        work = self._write_locks.write(call, within(scope, me, limited_change, decide), under_lock=write.under_lock)
+        decide_within = within(scope, me, limited_change, decide)
+        work = partial(self._write_locks.write, call, decide_within, under_lock=write.under_lock)
         try:
-            outcome = await self._deps.background.run(work)
+            outcome = await self._deps.background.run(work() if self._quota is None else self._quota.run(attempt, work))
         except BatonError:
             if caller.logged and shown is not None:
                 await self._deps.logged.wait_for_refusal(
@@ -287,6 +295,9 @@ class Calls:
         if late or (caller.explain and (scope is None or not scope.is_restricted)):
             context.set_trailing_metadata(((metadata.VERSION, _shown(outcome.version)),))
         return write.reply(outcome.answer)
+
+    def _within_quota(self, attempt: Attempt, change: Change) -> Change:
+        return change if self._quota is None else self._quota.limited(attempt, change)
 
     def _stale(self) -> tuple[tuple[str, str], ...]:
         behind = self._deps.behind_seconds()

@@ -170,6 +170,7 @@ async def open_backend(
             public_logged=settings.ack == LOGGED,
             no_lock_needed=locks.no_lock_needed,
             public_schema=backend.public_schema,
+            account_records=settings.account_records,
             clients=Clients(
                 backend.contract.schemas,
                 clock,

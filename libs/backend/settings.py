@@ -44,6 +44,10 @@ class BackendSettings(ProcessSettings):
     outbox_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """Age that the oldest event in the outbox may reach; then writes fail with OUTBOX_FULL."""
 
+    account_records: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    """Live records that an account may have; a create beyond this limit fails with QUOTA_EXCEEDED. 0: no limit. Give it
+    to both stores: each counts all records."""
+
     public_calls: Count = 256
     """Calls in flight at the public listener, with HTTP; further calls fail with OVERLOADED."""
     internal_calls: Count = 512

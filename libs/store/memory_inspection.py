@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
+from libs.contract.pages import ACCOUNT
 from libs.ownership.model import Record, bucket_of
 from libs.store.limits import PULL_BYTES
 from libs.store.memory_state import MemoryState
@@ -68,6 +70,11 @@ class MemoryInspection:
         counted = self.state.counted
         some = buckets or sorted(counted)
         return [Missing(one, counted[one], found[one]) for one in some if counted[one] > found[one]]
+
+    async def count_of(self, account: str, most: int) -> int:
+        rows = self.state.rows.values()
+        live = (row for row in rows if row.live and self.state.columns(row).equals.get(ACCOUNT) == account)
+        return sum(1 for _ in islice(live, most))
 
     async def census(self) -> Census:
         me = self.state.store

@@ -335,6 +335,10 @@ class Inspection(Protocol):
         Reads the key of every row of these buckets."""
         ...
 
+    async def count_of(self, account: str, most: int) -> int:
+        """Count the live records of an account, of either owner, up to `most`. For a contract with accounts."""
+        ...
+
     async def census(self) -> Census:
         """Return the totals of the store. In a large store they may be some seconds old."""
         ...

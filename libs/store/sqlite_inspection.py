@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from libs.contract.pages import ACCOUNT
 from libs.ownership.model import BUCKETS, Record, Row
 from libs.sqlite import snapshot
 from libs.store.limits import PULL_BYTES
@@ -162,6 +163,17 @@ class SqliteInspection:
 
     async def connections(self) -> None:
         return None
+
+    async def count_of(self, account: str, most: int) -> int:
+        return await self.core.database.read(partial(self._count_of, account, most))
+
+    def _count_of(self, account: str, most: int, connection: sqlite3.Connection) -> int:
+        layout, fill = self.core.layout, self.core.fill
+        # First the old rows: one that is completed in between then counts twice instead of not at all.
+        left = 0 if fill is None else fill.rows.count_of(connection, account, most)
+        live = f"SELECT 1 FROM {layout.table} r WHERE r.{layout.filters[ACCOUNT]} = ? AND r.live LIMIT ?"
+        found = int(connection.execute(f"SELECT count(*) FROM ({live})", (account, most)).fetchone()[0])
+        return min(left + found, most)
 
     async def census(self) -> Census:
         left = await self._left()

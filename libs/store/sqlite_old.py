@@ -147,6 +147,11 @@ class OldRows:
     def count_left(self, connection: sqlite3.Connection) -> int:
         return int(connection.execute(f"SELECT count(*) FROM {self._old.name}").fetchone()[0])
 
+    def count_of(self, connection: sqlite3.Connection, account: str, most: int) -> int:
+        """Return how many rows are left of an account, up to `most`. All records of the old program are live."""
+        of_account = f"SELECT 1 FROM {self._old.name} o WHERE o.{self._layout.filters[ACCOUNT]} = ? LIMIT ?"
+        return int(connection.execute(f"SELECT count(*) FROM ({of_account})", (account, most)).fetchone()[0])
+
     def has_at_most(self, connection: sqlite3.Connection, rows: int) -> bool:
         return connection.execute(f"SELECT 1 FROM {self._old.name} LIMIT 1 OFFSET {rows}").fetchone() is None
 

@@ -180,8 +180,8 @@ def create(name: str, account: str, request_id: str, **fields: Any) -> pb.Create
     return pb.CreateSandboxRequest(sandbox_id=name, sandbox=sandbox, request_id=request_id, validate_only=only)
 
 
-def rig_of(ports: StorePorts, clock: ManualClock) -> Rig:
+def rig_of(ports: StorePorts, clock: ManualClock, account_records: int = 0) -> Rig:
     serving, background = Serving(), Background(100, "writes")
     serving.serve()
-    deps = Dependencies(serving, background, clock, LogWaits(ports.outbox, 5.0))
+    deps = Dependencies(serving, background, clock, LogWaits(ports.outbox, 5.0), account_records=account_records)
     return Rig(ports, Calls(SandboxOperations(), CONTRACT, ports, deps))

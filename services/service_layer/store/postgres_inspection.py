@@ -34,6 +34,8 @@ SELECT count(*) AS records, count(*) FILTER (WHERE owner = $1) AS owned,
        (SELECT count(*) FROM bucket WHERE owner = $1) AS bucket_owners FROM record
 """
 
+COUNT_OF_ACCOUNT = "SELECT count(*) FROM (SELECT 1 FROM record r WHERE r.account = $1 AND r.live LIMIT $2) found"
+
 
 class PostgresInspection:
     """`libs.store.port.Inspection`."""
@@ -44,6 +46,12 @@ class PostgresInspection:
         self._valid_until = float("-inf")
         self._connections: Connections | None = None
         self._connections_until = float("-inf")
+
+    async def count_of(self, account: str, most: int) -> int:
+        async def work(connection: Connection) -> int:
+            return int(await connection.fetchval(COUNT_OF_ACCOUNT, account, most))
+
+        return await self._context.requests.run(work)
 
     async def connections(self) -> Connections:
         now = asyncio.get_running_loop().time()
