@@ -829,6 +829,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "integration/test_identity_doors.py",
             "every_door_serves_callers_without_a_token_while_tokens_are_optional",
         )
+        + _in("integration/test_control_cli.py", "an_operator_sees_and_switches_the_principal_of_served_requests")
         + _in(
             "unit/test_identity_change.py",
             "optional_credentials_may_be_missing",

@@ -343,3 +343,34 @@ async def test_an_event_of_a_bare_id_is_refused_with_the_form_of_a_name(controll
     result = await baton(controlled, "events", "show", "load-1")
     assert (result.exit_code, "the log holds no event load-1" in result.stderr) == (Exit.FAILED, True)
     assert "a record's name, shelf/.../..." in result.stderr
+
+
+async def test_an_operator_sees_and_switches_the_principal_of_served_requests(controlled: ControlledSystem) -> None:
+    async def in_force() -> bool:
+        return bool((await answer(controlled, "identity", "status"))["in_force"])
+
+    await eventually(lambda: answers_of_both(controlled))
+    shown = await answer(controlled, "identity", "status")
+    assert (shown["serves_subjects"], shown["obstacles"]) == (False, [])
+    assert [process["name"] for process in shown["processes"]] == ["router router-1", "store A", "store B"]
+    planned = await answer(controlled, "identity", "switch", "--to", "subjects", "--dry-run")
+    assert planned["dry_run"] and "requests served under anonymous -> subjects" in planned["effects"]
+    assert not controlled.flows.cache.current.serves_subjects
+    now = await answer(controlled, "identity", "switch", "--to", "subjects", "--reason", "tokens everywhere", "--yes")
+    assert now["serves_subjects"] and not now["before"]["serves_subjects"]
+    await eventually(in_force, 30)
+    (newest,) = (await answer(controlled, "journal", "--limit", "1"))["entries"]
+    assert (newest["action"], newest["reason"]) == ("identity", "tokens everywhere")
+    assert newest["changes"] == ["requests served under anonymous -> subjects"]
+    text = (await baton(controlled, "identity", "status")).stdout
+    assert "served requests: subjects, in force at every process" in text
+    await controlled.system.stop(Store.B)
+    assert (await answer(controlled, "identity", "switch", "--to", "anonymous", "--yes"))["serves_subjects"] is False
+    await eventually(lambda: not controlled.flows.observer.processes.of(Store.B), 30)
+    refused = await baton(controlled, "identity", "switch", "--to", "subjects", "--yes")
+    assert (refused.exit_code, "store B does not answer" in refused.stderr) == (Exit.FAILED, True)
+    assert "no switch to subjects: store B does not answer" in (await baton(controlled, "identity", "status")).stdout
+
+
+def answers_of_both(controlled: ControlledSystem) -> bool:
+    return all(controlled.flows.observer.processes.of(store) for store in Store) and controlled.flows.measurement.fresh
