@@ -825,6 +825,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_store_that_does_not_own_the_record_answers_no_attempt_without_an_effect",
             "a_release_carries_the_newest_requests_of_every_principal",
         )
+        + _in("model/test_model.py", "a_request_has_two_effects_if_it_is_looked_up_under_one_principal")
         + _in(
             "integration/test_identity_doors.py",
             "every_door_serves_callers_without_a_token_while_tokens_are_optional",

@@ -38,6 +38,8 @@ from libs.store.window import made_by, newest
 A, B = Store.A, Store.B
 KEY = "record"
 BUCKET = bucket_of(KEY)
+PRINCIPALS = {A: model.ANONYMOUS, B: "issuer:client"}
+"""Principal of the client's requests, by store."""
 NO_REQUESTS: frozenset[Served] = frozenset()
 
 
@@ -231,16 +233,19 @@ class Procedures:
     def _write(
         self, disk: Disk, request: Request, request_hash: bytes = b"1"
     ) -> Written | Answered | NotOwner | RequestIdReused | Refused:
-        call = Call(KEY, "client", request.name, request_hash)
+        # A change of identity is under way: A has not begun it, B has completed it.
+        call = Call(KEY, PRINCIPALS[disk.me], request.name, request_hash)
+        found = self.found(disk, request.name)
         try:
-            decided = self.by.write(self.found(disk, request.name), disk.me, call, _change(request))
+            decided = self.by.write(found, disk.me, call, _change(request))
         except (NotOwner, RequestIdReused, Refused) as refused:
             return refused
         if isinstance(decided, Answered):
             return decided
         event = make_message(decided.row, (decided.served,))
-        others = frozenset(one for one in disk.served if one.request_id != request.name)
-        after = disk.but(row=decided.row, served=others | {decided.served})
+        entries = rules.replaced(found, call, decided.served)
+        others = disk.served - {before for _, before in entries if before is not None}
+        after = disk.but(row=decided.row, served=others | {served for served, _ in entries})
         return Written(after, event)
 
     def _release(self, disk: Disk) -> Written | None:

@@ -49,6 +49,10 @@ def test_a_request_has_two_effects_if_served_requests_do_not_travel() -> None:
     _breaks("requests_stay")
 
 
+def test_a_request_has_two_effects_if_it_is_looked_up_under_one_principal() -> None:
+    _breaks("one_principal")
+
+
 def test_two_stores_own_a_record_if_keys_are_listed_before_the_bucket_is_released() -> None:
     _breaks("drain_before_release")
 

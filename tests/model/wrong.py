@@ -40,6 +40,11 @@ def _write_known_is_done(found: Found, me: Store, call: Call, change: rules.Chan
     return rules.decide_write(found, me, call, change)
 
 
+def _write_one_principal(found: Found, me: Store, call: Call, change: rules.Change) -> Changed | Answered:
+    served = tuple(one for one in found.served if one.principal == call.principal)
+    return rules.decide_write(replace(found, served=served), me, call, change)
+
+
 def _no_requests(row: Row, served: Iterable[Served]) -> tuple[Served, ...]:
     return ()
 
@@ -126,6 +131,7 @@ RULES = {
     "journaled_stays_known": Rules(write=_write_known_is_done, stays_known=True),
     "known_is_done": Rules(write=_write_known_is_done),
     "late_is_old": Rules(apply=_apply_as_old),
+    "one_principal": Rules(write=_write_one_principal),
 }
 LATE_RULES = {"late_is_not_looked_up": Rules(write=_write_not_looked_up)}
 """For requests that are carried out after their caller has given up."""
@@ -136,6 +142,9 @@ OWNERSHIP = {
     ),
     "seize": Variant("moving", "a store takes a record over without the owner's release", "two owners"),
     "requests_stay": Variant("moving", "a release travels without the requests that were served", "two effects"),
+    "one_principal": Variant(
+        "moving", "a request is looked up under the principal of its own attempt only", "two effects"
+    ),
     "drain_before_release": Variant(
         "moving", "the source's keys are listed while it still creates records", "two owners"
     ),
