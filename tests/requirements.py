@@ -785,6 +785,10 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "mcp_clients_learn_where_to_get_a_token",
         ),
     ),
+    "trust.owasp": Requirement(
+        "Each risk of the OWASP API Security Top 10 (2023) has an answer, shown by tests",
+        _in("unit/test_docs.py", "every_risk_of_owasp_has_an_answer_and_tests_that_exist"),
+    ),
     "trust.pages": Requirement(
         "A web page of a stranger changes nothing through a user's browser, over any protocol",
         _in(

@@ -62,10 +62,21 @@ def test_every_invariant_has_a_place_and_a_test_that_exist() -> None:
     for number, places, tests in rows:
         for place in re.findall(r"`([^`]+)`", places):
             assert (ROOT / place).exists(), f"{number}: {place}"
-        named = re.findall(r"`(tests/[^`:]+)::(test_\w+)`", tests)
-        assert named, number
-        for file, test in named:
-            assert re.search(rf"\bdef {test}\(", (ROOT / file).read_text()), f"{number}: {file}::{test}"
+        _check_tests(number, tests)
+
+
+def test_every_risk_of_owasp_has_an_answer_and_tests_that_exist() -> None:
+    rows = re.findall(r"^\| (API\d+) [^|]+\| ([^|]+) \| ([^|]+) \|$", (DOCS / "security.md").read_text(), re.MULTILINE)
+    assert [number for number, _, _ in rows] == [f"API{number}" for number in range(1, 11)]
+    for number, _, tests in rows:
+        _check_tests(number, tests)
+
+
+def _check_tests(number: str, tests: str) -> None:
+    named = re.findall(r"`(tests/[^`:]+)::(test_\w+)`", tests)
+    assert named, number
+    for file, test in named:
+        assert re.search(rf"\bdef {test}\(", (ROOT / file).read_text()), f"{number}: {file}::{test}"
 
 
 def test_links_to_files_lead_somewhere() -> None:
