@@ -53,7 +53,7 @@ BENCHES: dict[str, tuple[str, Measure]] = {
     "stores": ("writes of each store against the same statements on the bare database", stores.measure),
     "calls": ("calls through the router against direct calls to the store and against a bare proxy", calls.measure),
     "doors": ("a read by REST, Connect and MCP against the same read by gRPC", doors.measure),
-    "identity": ("a read with tokens of an issuer against the same read without authentication", identity.measure),
+    "identity": ("a read with tokens of an issuer, and one over TLS, against the same plain read", identity.measure),
     "ack": ("writes acknowledged from the log, against the same writes acknowledged at commit", ack.measure),
     "event_codes": (
         "CPU time of publishing and applying an event with its code, against one without",

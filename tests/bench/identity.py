@@ -1,6 +1,6 @@
-"""A read through the router with tokens of an issuer against the same read without authentication.
+"""A read through the router with tokens of an issuer, and one over TLS on every leg, against the same plain read.
 
-Both systems run in this process, so a figure counts client, router and store.
+All systems run in this process, so a figure counts client, router and store.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from libs.identity.port import AUTHORIZATION
 from libs.pb.sandbox.v1.sandbox_service_pb2 import GetSandboxRequest
 from libs.rpc.channel import RawCallable, open_channel
 from libs.sandboxes.schema import METADATA, SCHEMAS
+from libs.tls.files import NamedFile, TlsFiles
+from libs.tls.making import Authority
+from libs.tls.process import ClientTls
 from tests.bench.calls import GET, path_of
 from tests.bench.measure import Figure, Round, Rounds, Target, alternate
 from tests.bench.site import CALL_SECONDS, Site
@@ -27,11 +31,21 @@ from tests.contracts.identity_adapters import AUDIENCE, EC, ISSUER, claims, jwks
 from tests.system.programs import running_programs
 from tests.system.store import new
 
-NONE, JWT = "none", "jwt"
+PLAIN, JWT, TLS = "plain", "jwt", "TLS"
 TARGET = Target(1.05, of_ratio=True)
 _CALLS = 40
 _CPU = "all"
 _NAME = "one"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A client of one system whose A has one record."""
+
+    address: str
+    call: RawCallable
+    metadata: grpc.aio.Metadata
+    tls: ClientTls | None
 
 
 async def measure(site: Site) -> list[Figure]:
@@ -40,15 +54,16 @@ async def measure(site: Site) -> list[Figure]:
 
 async def compare(rounds: int) -> list[Figure]:
     async with AsyncExitStack() as stack:
-        contenders = {
-            kind: partial(_round, await stack.enter_async_context(_calling(kind)), _metadata(kind))
-            for kind in (NONE, JWT)
-        }
-        found = await alternate(rounds, contenders)
-    none, jwt = found[NONE], found[JWT]
+        readers = {kind: await stack.enter_async_context(_reading(kind)) for kind in (PLAIN, JWT, TLS)}
+        found = await alternate(rounds, {kind: partial(_round, reader) for kind, reader in readers.items()})
+        opened = await alternate(rounds, {kind: partial(_opened, readers[kind]) for kind in (PLAIN, TLS)})
+    plain = found[PLAIN]
     return [
-        Figure(f"{GET} with jwt: CPU", "ms/call", _cpu(jwt), _cpu(none), NONE, TARGET),
-        Figure(f"{GET} with jwt: p50", "ms", jwt.p50, none.p50, NONE),
+        Figure(f"{GET} with jwt: CPU", "ms/call", _cpu(found[JWT]), _cpu(plain), PLAIN, TARGET),
+        Figure(f"{GET} with jwt: p50", "ms", found[JWT].p50, plain.p50, PLAIN),
+        Figure(f"{GET} over TLS: CPU", "ms/call", _cpu(found[TLS]), _cpu(plain), PLAIN),
+        Figure(f"{GET} over TLS: p50", "ms", found[TLS].p50, plain.p50, PLAIN),
+        Figure("new connection and first read over TLS: p50", "ms", opened[TLS].p50, opened[PLAIN].p50, PLAIN),
     ]
 
 
@@ -57,31 +72,54 @@ def _cpu(found: Rounds) -> float:
     return statistics.median(1000 * one.cpu[_CPU] / len(one.milliseconds) for one in found.rounds)
 
 
-def _metadata(kind: str) -> grpc.aio.Metadata:
-    token = ((AUTHORIZATION, f"Bearer {EC.sign(claims())}"),) if kind == JWT else ()
-    return grpc.aio.Metadata((METADATA, str(SCHEMAS.newest)), *token)
-
-
 @asynccontextmanager
-async def _calling(kind: str) -> AsyncIterator[RawCallable]:
-    """The method at a router whose A has one record."""
+async def _reading(kind: str) -> AsyncIterator[Reader]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        keys = write(folder / "jwks.json", jwks(EC))
-        tokens = {"public_auth": JWT, "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_keys": str(keys)}
-        settings: dict[str, Any] = tokens if kind == JWT else {"public_auth": NONE}
-        async with running_programs(folder, **settings) as programs, open_channel(programs.grpc["router"]) as channel:
+        settings, token, tls = _security(kind, folder)
+        metadata = grpc.aio.Metadata((METADATA, str(SCHEMAS.newest)), *token)
+        async with (
+            running_programs(folder, **settings) as programs,
+            open_channel(programs.grpc["router"], tls) as channel,
+        ):
             create = channel.multi_callable(path_of("CreateSandbox"))
-            await create(new(_NAME).SerializeToString(), metadata=_metadata(kind))
-            yield channel.multi_callable(path_of(GET))
+            await create(new(_NAME).SerializeToString(), metadata=metadata)
+            yield Reader(programs.grpc["router"], channel.multi_callable(path_of(GET)), metadata, tls)
 
 
-async def _round(call: RawCallable, metadata: grpc.aio.Metadata, _: int) -> Round:
-    request = GetSandboxRequest(name=f"sandboxes/{_NAME}").SerializeToString()
-    milliseconds: list[float] = []
+def _security(kind: str, folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]], ClientTls | None]:
+    """Settings of all programs, and the client's token and TLS."""
+    if kind == JWT:
+        keys = write(folder / "jwks.json", jwks(EC))
+        issuer = {"public_auth": JWT, "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_keys": str(keys)}
+        return issuer, [(AUTHORIZATION, f"Bearer {EC.sign(claims())}")], None
+    if kind == TLS:
+        authority = Authority(folder)
+        pair = authority.issue("all", ("127.0.0.1",))
+        files = {"tls_certificate": pair.certificate, "tls_key": pair.key, "tls_ca": authority.file}
+        trusted = TlsFiles(None, None, NamedFile("tls_ca", authority.file))
+        return {"public_auth": "none", **files}, [], ClientTls(trusted)
+    return {"public_auth": "none"}, [], None
+
+
+async def _round(reader: Reader, _: int) -> Round:
     began, cpu = time.perf_counter(), time.process_time()
-    for _number in range(_CALLS):
-        sent = time.perf_counter()
-        await call(request, timeout=CALL_SECONDS, metadata=metadata)
-        milliseconds.append((time.perf_counter() - sent) * 1000)
+    milliseconds = [await _read(reader.call, reader.metadata) for _number in range(_CALLS)]
     return Round(time.perf_counter() - began, milliseconds, {_CPU: time.process_time() - cpu})
+
+
+async def _opened(reader: Reader, _: int) -> Round:
+    """One read over a connection of its own."""
+    began, cpu = time.perf_counter(), time.process_time()
+    async with open_channel(reader.address, reader.tls) as channel:
+        await _read(channel.multi_callable(path_of(GET)), reader.metadata)
+        milliseconds = [(time.perf_counter() - began) * 1000]
+    return Round(time.perf_counter() - began, milliseconds, {_CPU: time.process_time() - cpu})
+
+
+async def _read(call: RawCallable, metadata: grpc.aio.Metadata) -> float:
+    """Milliseconds."""
+    request = GetSandboxRequest(name=f"sandboxes/{_NAME}").SerializeToString()
+    sent = time.perf_counter()
+    await call(request, timeout=CALL_SECONDS, metadata=metadata)
+    return (time.perf_counter() - sent) * 1000
