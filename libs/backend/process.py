@@ -188,6 +188,7 @@ async def open_backend(
             public_auth=settings.public_auth or "",
             public_auth_optional=settings.public_auth_optional,
             certificate=lambda: certificate_of(tls),
+            account_records=settings.account_records,
         )
         replication = Replication(backend.operations, backend.contract, ports, feed, deps, facts)
         audit: list[TypedService] = []

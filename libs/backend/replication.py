@@ -97,6 +97,8 @@ class StoreFacts:
     """Callers without credentials are served as `anonymous`."""
     certificate: Callable[[], telemetry_pb2.Certificate | None] = lambda: None
     """The state of the process's certificate; None without TLS."""
+    account_records: int = 0
+    """Setting account_records; 0: no limit."""
 
 
 class FeedStopped(BatonError):
@@ -160,6 +162,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
             public_auth=facts.public_auth,
             public_auth_optional=facts.public_auth_optional,
             certificate=facts.certificate(),
+            account_records=facts.account_records,
             process=facts.process,
             serves_subjects=self._served_as.subjects,
             feed=pb.Feed(

@@ -448,6 +448,7 @@ COMMENTS: dict[str, tuple[str, Any]] = {
     'baton.replication.v1.GetStandingResponse.order': ('The highest order of a recovery that the store has recorded.', None),
     'baton.replication.v1.GetStandingResponse.other': ('The last recorded progress of the other store.', None),
     'baton.replication.v1.GetStatusRequest.serves_subjects': ('Requests of clients are served under the callers\' subjects (true) or under "anonymous". The store serves its direct callers alike. Absent if the caller does not know.', None),
+    'baton.replication.v1.GetStatusResponse.account_records': ('Setting account_records of that process: live records that an account may have. 0: no limit.', None),
     'baton.replication.v1.GetStatusResponse.certificate': ("The process's TLS files. Absent without TLS.", None),
     'baton.replication.v1.GetStatusResponse.clients': ('Latest callers at the public listener of the process that answers.', None),
     'baton.replication.v1.GetStatusResponse.conflicts': ('Number of open conflicts that seizures have left behind.', None),

@@ -15,6 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from libs.http.envelopes import pack
 from libs.identity.port import AUTHORIZATION
 from libs.pb.baton.control.v1 import control_pb2
+from libs.pb.baton.replication.v1 import replication_pb2 as rpb
+from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.rpc import bodies
 from libs.rpc.channel import Channel, open_channel
@@ -118,6 +120,24 @@ async def test_every_door_of_every_program_has_the_limits_of_a_caller(tmp_path: 
                 assert "NOT_FOUND" in await called(at, place, caller), f"{door} at {place}"
                 assert await called(at, place, caller) == "LIMIT_RATE", f"{door} at {place}"
                 assert await by_grpc(at, place, caller) == "LIMIT_RATE", f"gRPC after {door} at {place}"
+
+
+async def test_every_program_has_the_quota_of_an_account_and_shows_it(tmp_path: Path) -> None:
+    async with running_programs(tmp_path, store_settings={"account_records": 2}) as at:
+        made = []
+        for number, place in enumerate((*PLACES, "router")):
+            body = json.dumps({"account": "acme", "spec": {"image": "debian:13"}}).encode()
+            sent = {**JSON, METADATA: "2"}
+            answer = await ask(at.http[place], "POST", f"/v1/sandboxes?sandboxId=one-{number}", body, sent)
+            made.append(answer.status)
+            if answer.status == 429:
+                (info,) = (one for one in answer.json()["error"]["details"] if "reason" in one)
+                assert (info["reason"], info["metadata"]["account"]) == ("QUOTA_EXCEEDED", "acme")
+        assert made == [200, 200, 429, 429]
+        for place in ("a", "b"):
+            async with open_channel(at.internal[place]) as channel:
+                stub: Any = ReplicationServiceStub(channel.grpc)
+                assert (await stub.GetStatus(rpb.GetStatusRequest())).account_records == 2
 
 
 @pytest.mark.slow

@@ -50,17 +50,18 @@ async def _locks() -> AsyncIterator[MemoryLocks]:
 
 @asynccontextmanager
 async def running_programs(
-    folder: Path, *, router_settings: Any = None, **settings_of_all: Any
+    folder: Path, *, router_settings: Any = None, store_settings: Any = None, **settings_of_all: Any
 ) -> AsyncIterator[Programs]:
     """A owns everything. B passes calls that it cannot answer on to the router.
 
-    `router_settings`: a mapping with settings of the router alone."""
+    `router_settings`, `store_settings`: mappings with settings of the router and of the stores alone."""
     router = f"127.0.0.1:{free_port()}"
     common: dict[str, Any] = {
         "internal": "127.0.0.1:0",
         "http": "127.0.0.1:0",
         "event_log": "memory:",
         **settings_of_all,
+        **(store_settings or {}),
     }
     old = SimpleMcpSettings(public="127.0.0.1:0", database=folder / "a.db", router=router, **common)
     new = ServiceLayerSettings(public="127.0.0.1:0", database=f"sqlite:///{folder}/b.db", router=router, **common)

@@ -146,6 +146,15 @@ async def test_the_days_of_each_certificate_and_a_failed_reload_are_shown(
         assert bool(shown.remedy) == (level is not Level.PASS)
 
 
+async def test_stores_with_different_quotas_are_warned_about(ward: Ward) -> None:
+    assert "quotas" not in await ward.findings()
+    ward.a.account_records = ward.b.account_records = 100
+    shown = (await ward.findings())["quotas"]
+    assert (shown.level, shown.text) == (Level.PASS, "an account may have 100 records")
+    ward.b.account_records = 0
+    assert await ward.spoiled() == ("quotas", Level.WARN, "account_records is 100 at store A and 0 at store B")
+
+
 async def test_a_control_store_on_the_server_of_b_is_warned_about(ward: Ward) -> None:
     ward.control = ControlInfo("postgresql", "db:5432/control", "7")
     subject, level, text = await ward.spoiled()

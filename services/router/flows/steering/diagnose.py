@@ -86,6 +86,7 @@ class Doctor:
         findings = []
         for store in Store:
             findings += _store(self.observer.view(store), self.clock, self.event_keys())
+        findings += _quotas({store: self.observer.view(store).status for store in Store})
         findings.append(_log(self, before))
         findings.append(await _control(self))
         findings += [_token(name, used) for name, used in self.tokens.items()]
@@ -163,6 +164,17 @@ def _store(view: StoreView, clock: Clock, event_keys: Sequence[str] = ()) -> lis
         findings.append(_connections(view.store, status.connections))
     findings.append(_skew(view, clock))
     return findings
+
+
+def _quotas(statuses: Mapping[Store, pb.GetStatusResponse | None]) -> list[Finding]:
+    """The quotas of accounts. No finding if neither store has one, or one of them is out of reach."""
+    quotas = {store: status.account_records for store, status in statuses.items() if status is not None}
+    if len(quotas) < len(statuses) or not any(quotas.values()):
+        return []
+    if len(set(quotas.values())) == 1:
+        return [Finding(Level.PASS, "quotas", f"an account may have {quotas[Store.A]} records")]
+    text = f"account_records is {quotas[Store.A]} at store A and {quotas[Store.B]} at store B"
+    return [Finding(Level.WARN, "quotas", text, "give both stores the same account_records")]
 
 
 def _outbox(subject: str, outbox: pb.Outbox) -> list[Finding]:

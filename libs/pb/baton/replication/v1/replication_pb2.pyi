@@ -74,6 +74,7 @@ class GetStatusResponse(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     SERVES_SUBJECTS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    ACCOUNT_RECORDS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while the store starts, drains or is fenced. Then only this method and the recovery API answer."""
@@ -106,6 +107,8 @@ class GetStatusResponse(_message.Message):
     """That process serves requests of its direct callers under their subjects, rather than under "anonymous". Absent from a
     release that looks requests up under one principal only.
     """
+    account_records: _builtins.int
+    """Setting account_records of that process: live records that an account may have. 0: no limit."""
     @_builtins.property
     def outbox(self) -> Global___Outbox: ...
     @_builtins.property
@@ -161,10 +164,11 @@ class GetStatusResponse(_message.Message):
         process: _builtins.str = ...,
         serves_subjects: _builtins.bool | None = ...,
         certificate: _telemetry_pb2.Certificate | None = ...,
+        account_records: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "certificate", b"certificate", "connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "serves_subjects", b"serves_subjects", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "backend", b"backend", "certificate", b"certificate", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "account_records", b"account_records", "backend", b"backend", "certificate", b"certificate", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__serves_subjects: _TypeAlias = _typing.Literal["serves_subjects"]  # noqa: Y015
     _WhichOneofArgType__serves_subjects: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects"]  # noqa: Y015
