@@ -209,6 +209,14 @@ class Procedures:
         self.release = cache(self._release)
         self.apply = cache(self._apply)
         self.seize = cache(self._seize)
+        self.next_revision = cache(self._next_revision)
+        self.release_bucket = cache(self._release_bucket)
+        self.adopt_bucket = cache(self._adopt_bucket)
+        self.decline_bucket = cache(self._decline_bucket)
+        self.take_term = cache(self._take_term)
+        self.take_bucket = cache(self._take_bucket)
+        self.settle = cache(self._settle)
+        self.publish = cache(self._publish)
         self.wrong_answer = cache(self._wrong_answer)
 
     def _found(self, disk: Disk, request: str = "") -> Found:
@@ -219,7 +227,7 @@ class Procedures:
         """Whether the store would change the record."""
         return self.by.may_change(self.found(disk), disk.me)
 
-    def next_revision(self, disk: Disk) -> int:
+    def _next_revision(self, disk: Disk) -> int:
         return rules.next_version(self.found(disk)).revision
 
     def read(self, disk: Disk) -> Version | None:
@@ -273,18 +281,18 @@ class Procedures:
         row = record.row if verdict.fate is terms.Fate.NEWER else None
         return Arrived(disk.but(bucket=verdict.bucket_owner, row=row, served=served, journal=journal), verdict.fate)
 
-    def release_bucket(self, disk: Disk) -> Disk | None:
+    def _release_bucket(self, disk: Disk) -> Disk | None:
         after = self.by.release_bucket(disk.bucket, disk.me)
         return disk.but(bucket=after) if after is not None else None
 
-    def adopt_bucket(self, disk: Disk, offered: BucketOwner) -> Disk | None:
+    def _adopt_bucket(self, disk: Disk, offered: BucketOwner) -> Disk | None:
         """None: the store refuses. It does so too while it has a row of an older term."""
         hidden = disk.row is not None and self.by.visible(disk.row, disk.bucket) is None
         if hidden or not self.by.adopts_bucket(offered, disk.bucket, disk.me):
             return None
         return disk.but(bucket=offered)
 
-    def decline_bucket(self, disk: Disk, offered: BucketOwner) -> Disk | None:
+    def _decline_bucket(self, disk: Disk, offered: BucketOwner) -> Disk | None:
         after = self.by.decline_bucket(offered, disk.bucket, disk.me)
         return disk.but(bucket=after) if after is not None else None
 
@@ -297,13 +305,16 @@ class Procedures:
         event = make_message(row, self.by.travels(row, disk.served))
         return Written(disk.but(bucket=bucket, row=row), event)
 
-    def take_term(self, disk: Disk, term: int) -> Disk:
+    def _take_term(self, disk: Disk, term: int) -> Disk:
         return disk.but(bucket=self.by.take_term(disk.bucket, term))
 
-    def take_bucket(self, disk: Disk, offered: BucketOwner) -> Disk:
+    def _take_bucket(self, disk: Disk, offered: BucketOwner) -> Disk:
         return disk.but(bucket=self.by.take_bucket(offered, disk.bucket))
 
-    def settle(self, disk: Disk) -> Disk:
+    def _publish(self, disk: Disk) -> Disk:
+        return disk.but(outbox=frozenset())
+
+    def _settle(self, disk: Disk) -> Disk:
         """A row of an older term goes to the journal: the seizer has no such record."""
         if disk.row is None or self.by.visible(disk.row, disk.bucket) is not None:
             return disk

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,12 @@ _BUILT = (
 """The requirements of the walking skeleton, which must not return to planned unnoticed."""
 
 
-def named_in(root: Path, path: str) -> set[str]:
+@cache
+def named_in(root: Path, path: str) -> frozenset[str]:
     """Names of the test functions of one file, those of its classes included, as "path::name"."""
     tree = ast.parse((root / path).read_text())
     found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return {f"{path}::{node.name}" for node in found if node.name.startswith("test_")}
+    return frozenset(f"{path}::{node.name}" for node in found if node.name.startswith("test_"))
 
 
 def problems(requirements: Mapping[str, Requirement], root: Path) -> list[str]:
