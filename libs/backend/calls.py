@@ -23,7 +23,7 @@ from libs.backend.served_as import ServedAs
 from libs.backend.serving import Serving
 from libs.backend.store_watches import StoreWatches
 from libs.backend.write_locks import WriteLocks
-from libs.clock import Clock
+from libs.clock import Clock, SystemClock
 from libs.contract.descriptors import Contract, Method
 from libs.contract.operations import CallContext, List, Operations, Parsed, Read, Watch, Write, item_of, only_checked
 from libs.contract.pages import make_token
@@ -75,7 +75,7 @@ class Dependencies:
     """Callers of the public listener that use a deprecated interface."""
     account_records: int = 0
     """Maximum number of live records of an account; 0: no limit."""
-    served_as: ServedAs = field(default_factory=ServedAs)
+    served_as: ServedAs = field(default_factory=lambda: ServedAs(SystemClock()))
     """For callers of the public listener."""
 
 

@@ -142,7 +142,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
         facts = self._facts
         now = self._clock.monotonic()
         if request.HasField("serves_subjects"):
-            self._served_as.learn(subjects=request.serves_subjects)
+            self._served_as.learn(subjects=request.serves_subjects, generation=request.generation)
         answer = pb.GetStatusResponse(
             clients=[
                 telemetry_pb2.Client(

@@ -447,6 +447,7 @@ COMMENTS: dict[str, tuple[str, Any]] = {
     'baton.replication.v1.GetStandingResponse.fence_reason': ('Why the store is fenced. Empty if it may serve.', None),
     'baton.replication.v1.GetStandingResponse.order': ('The highest order of a recovery that the store has recorded.', None),
     'baton.replication.v1.GetStandingResponse.other': ('The last recorded progress of the other store.', None),
+    'baton.replication.v1.GetStatusRequest.generation': ('Generation of the setting that names it.', None),
     'baton.replication.v1.GetStatusRequest.serves_subjects': ('Requests of clients are served under the callers\' subjects (true) or under "anonymous". The store serves its direct callers alike. Absent if the caller does not know.', None),
     'baton.replication.v1.GetStatusResponse.account_records': ('Setting account_records of that process: live records that an account may have. 0: no limit.', None),
     'baton.replication.v1.GetStatusResponse.certificate': ("The process's TLS files. Absent without TLS.", None),

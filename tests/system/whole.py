@@ -267,9 +267,7 @@ async def running_system(
         setting = SettingCache(control, clock, switches)
         await setting.refresh()
         the_mover = Mover(stores, Transfer(stores), setting, control, "router-1", clock)
-        observer = Observer(
-            stores, log, clock, interval_seconds=0.02, serves_subjects=lambda: setting.current.serves_subjects
-        )
+        observer = Observer(stores, log, clock, interval_seconds=0.02, setting=lambda: setting.current)
 
         def evidence(current: Setting) -> Evidence:
             seen = observer.evidence(current, the_mover.buckets_at_b, None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from libs.backend.served_as import ServedAs
+from libs.backend.served_as import KEPT_SECONDS, ServedAs
 from libs.clock import ManualClock, SystemClock
 from libs.identity.errors import CertificateMissing, CertificateUnknown, TokenMissing, TokenUnknown, Unauthenticated
 from libs.identity.none import NoAuthentication
@@ -121,11 +121,23 @@ def test_the_router_names_the_principal_of_its_calls_and_the_setting_that_of_dir
 
 
 def test_a_store_follows_the_routers() -> None:
-    served_as = ServedAs()
+    clock = ManualClock()
+    served_as = ServedAs(clock)
     assert not served_as.subjects
-    for subjects in (True, True, False):
-        served_as.learn(subjects=subjects)
+    for generation, subjects in enumerate((True, True, False, True), 5):
+        served_as.learn(subjects=subjects, generation=generation)
         assert served_as.subjects is subjects
+
+
+def test_a_router_with_an_older_setting_counts_only_without_the_others() -> None:
+    clock = ManualClock()
+    served_as = ServedAs(clock)
+    served_as.learn(subjects=True, generation=5)
+    served_as.learn(subjects=False, generation=4)
+    assert served_as.subjects
+    clock.advance(KEPT_SECONDS + 1)
+    served_as.learn(subjects=False, generation=4)
+    assert not served_as.subjects, "the control store was restored"
 
 
 class Changing:

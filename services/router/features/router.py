@@ -64,7 +64,7 @@ class Router:
             stores,
             connections.event_log,
             clock,
-            serves_subjects=lambda: connections.cache.current.serves_subjects,
+            setting=lambda: connections.cache.current,
         )
         flows = SharedFlows(
             settings=settings,

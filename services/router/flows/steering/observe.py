@@ -185,11 +185,11 @@ class Observer:
         clock: Clock,
         *,
         interval_seconds: float = INTERVAL_SECONDS,
-        serves_subjects: Callable[[], bool | None] = lambda: None,
+        setting: Callable[[], Setting] = Setting,
     ) -> None:
-        """`serves_subjects`: the setting, for the stores."""
+        """`setting`: the current one, reported to the stores; of generation 0 if it is unknown."""
         self.processes = StoreProcesses(clock)
-        self._serves_subjects = serves_subjects
+        self._setting = setting
         self._stores = stores
         self._log = event_log
         self._clock = clock
@@ -267,7 +267,9 @@ class Observer:
     async def _ask(self, client: StoreClient) -> StoreView:
         before = self._views[client.store]
         try:
-            request = pb.GetStatusRequest(serves_subjects=self._serves_subjects())
+            request, setting = pb.GetStatusRequest(), self._setting()
+            if setting.generation:
+                request.serves_subjects, request.generation = setting.serves_subjects, setting.generation
             status = await client.ask(client.replication.GetStatus, request, ANSWER_SECONDS)
         except BatonError as error:
             return StoreView(client.store, before.status, before.seen_at, error.message or error.reason)
