@@ -24,11 +24,13 @@ from libs.rpc.auth import operator_metadata
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import reason_of
 from libs.settings import WrongSetting
+from libs.tls.process import ClientTls
 from services.router.api.roles import ELEVATED, ROLES
 from services.router.cli.options import Exit
 from services.router.features.operators import open_operators
 from services.router.features.router import open_router
 from services.router.settings import RouterSettings
+from tests.certificates import Authority, files
 from tests.commands import answer, baton
 from tests.contracts.identity_adapters import AUDIENCE, EC, ISSUER, claims, jwks, write
 from tests.http_client import ask
@@ -164,6 +166,26 @@ async def test_operators_use_the_issuer_of_clients_with_another_audience(tmp_pat
             assert await outcome(channel, "GetStatus", request, bearer(token)) == found
         no_role = EC.sign(claims("ops", aud="baton", roles=[]))
         assert await outcome(channel, "GetStatus", request, bearer(no_role)) == "ROLE_MISSING"
+
+
+async def test_an_operator_is_known_by_the_name_in_a_certificate(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    own = authority.issue("router")
+    names = '[[certificate]]\nname = "viewer.baton"\nroles = ["viewer"]\n'
+    settings = {
+        "tls_certificate": own.certificate,
+        "tls_key": own.key,
+        "tls_client_ca": authority.file,
+        "control_auth": "mtls",
+        "control_auth_file": write(tmp_path / "names.toml", names),
+    }
+    expected = {"viewer": ("", "ROLE_MISSING"), "stranger": ("CERTIFICATE_UNKNOWN", "CERTIFICATE_UNKNOWN")}
+    async with running_router(**settings) as address:
+        for name, found in expected.items():
+            tls = ClientTls(files(authority.issue(name, f"{name}.baton"), authority.file))
+            async with open_channel(address, tls) as channel:
+                asked = [await outcome(channel, method, empty(method), {}) for method in ("GetStatus", "SetFlag")]
+            assert tuple(asked) == found, name
 
 
 async def test_a_command_sends_one_token_to_a_router_of_either_kind(tmp_path: Path) -> None:
