@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -238,6 +238,16 @@ def _spare_collections() -> None:
     gc.set_threshold(50_000, 10, 10)
 
 
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Makes the event loop of a process: libuv's where the package is installed, which it is not for every Python; else
+    asyncio's own (None)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 def run(main: Coroutine[Any, Any, None]) -> int:
     """Run a process's main coroutine and return its exit code. A fatal error is one line in the log.
 
@@ -247,7 +257,8 @@ def run(main: Coroutine[Any, Any, None]) -> int:
     os.umask(0o077)
     _spare_collections()
     try:
-        asyncio.run(main)
+        with asyncio.Runner(loop_factory=event_loop()) as runner:
+            runner.run(main)
     except WrongSetting as error:
         log.error("%s", error)
         return USAGE_EXIT_CODE

@@ -15,6 +15,7 @@ import logging
 import ssl
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import h11
@@ -117,8 +118,9 @@ class HttpConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # asyncio's transports read up to 256 KiB at once.
-        transport.max_size = READ_BYTES  # type: ignore[attr-defined]
+        with suppress(AttributeError):
+            # asyncio's transports read up to 256 KiB at once. Those of libuv do too, and cannot be told to read less.
+            transport.max_size = READ_BYTES  # type: ignore[attr-defined]
         self.peer_identity = identity_of(transport)
         self._host, hosts = host_at(transport), self._owner.hosts
         if not hosts.open(self._host):

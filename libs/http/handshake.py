@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import Protocol
+from typing import Protocol, cast
 
 from libs.http.connection import HttpConnection
 from libs.http.hosts import Hosts, host_at
@@ -45,8 +45,8 @@ class Handshake(asyncio.Protocol):
             self._task.cancel()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError(f"{transport!r} carries no stream")
+        # Not `asyncio.Transport` with libuv, but one by its methods.
+        transport = cast(asyncio.Transport, transport)
         self._host = host_at(transport)
         if not self._owner.hosts.open(self._host):
             self._owner.hosts.close(self._host)
