@@ -10,6 +10,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from libs.contract.pages import Filter, Page
 from libs.ownership.model import BUCKETS, BucketOwner, Changed, Outcome, Row, Store, Version, bucket_of
 from libs.sandboxes.schema import SCHEMAS
 from libs.sqlite import migrate
-from libs.store import sqlite_fill
+from libs.store import sqlite_fill, sqlite_old
 from libs.store.port import ExportQuery
 from libs.store.snapshots import Looked
 from libs.store.sqlite import SqliteStore
@@ -101,6 +102,36 @@ async def test_lists_show_all_rows_in_order(old: Path, tmp_path: Path, limit: in
         assert await paged(store, limit, Filter()) == keys
         listed = await store.records.page(Page(Filter(), keys=tuple(keys)))
         assert keys_of(listed) == keys and all(one.matches for one in listed)
+
+
+async def test_a_list_of_some_accounts_shows_the_same_rows(old: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(FILE, tmp_path / "completed.db"))
+    accounts = sorted({str(row[1]) for row in (*clean_rows(), *dirty_rows())} - {""})
+    filters = [Filter(accounts=some) for some in (*((one,) for one in accounts), tuple(accounts[:2]), (), ("none",))]
+    filters += [replace(one, equals=(("account", accounts[0]),)) for one in filters]
+    async with open_store(path, CLOCK) as whole, unfilled(old) as store:
+        keys = tuple(record.row.key for record in await everything(whole))
+        for wanted in filters:
+            for limit in (3, 500):
+                assert await paged(store, limit, wanted) == await paged(whole, limit, wanted)
+            asked = Page(wanted, keys=keys)
+            assert await store.records.page(asked) == await whole.records.page(asked)
+    assert sql(old, "SELECT count(*) FROM sandboxes")[0][0] < len(dirty_rows()), "a list completes nothing"
+
+
+async def test_a_list_of_some_accounts_ends_at_no_row_of_another_one(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old table has no index of accounts. Without the limit, a page would end where it stopped to search."""
+    account = str(clean_rows()[0][1])
+    wanted = Page(Filter(labels=(("none", "such"),), accounts=(account,)))
+    async with unfilled(old) as store:
+        assert [one for one in await store.records.page(wanted) if not one.matches] == []
+        monkeypatch.setattr(sqlite_old, "ACCOUNT_ROWS", 20)
+        with pytest.raises(StillFilling, match="old program"):
+            await store.records.page(wanted)
+        # A page that is full before that needs no further rows.
+        assert len(await store.records.page(Page(Filter(accounts=(account,)), limit=1))) == 1
 
 
 async def test_filters_give_the_same_verdicts(old: Path, tmp_path: Path) -> None:
@@ -280,7 +311,7 @@ _FILLS = """
 import asyncio, sys
 from pathlib import Path
 from libs.clock import SystemClock
-from libs.store import sqlite_fill
+from libs.store import sqlite_fill, sqlite_old
 from services.simple_mcp.store import MIGRATIONS, open_store
 
 async def main():
