@@ -1,4 +1,5 @@
-"""A read through the router with tokens of an issuer, and one over TLS on every leg, against the same plain read.
+"""A read through the router with tokens of an issuer, of an admin and of a caller of one account, and one over TLS on
+every leg, against the same plain read.
 
 All systems run in this process, so a figure counts client, router and store.
 """
@@ -31,7 +32,7 @@ from tests.contracts.identity_adapters import AUDIENCE, EC, ISSUER, claims, jwks
 from tests.system.programs import running_programs
 from tests.system.store import new
 
-PLAIN, JWT, TLS = "plain", "jwt", "TLS"
+PLAIN, JWT, ACCOUNT, TLS = "plain", "jwt", "jwt of one account", "TLS"
 TARGET = Target(1.05, of_ratio=True)
 _CALLS = 40
 _CPU = "all"
@@ -54,13 +55,14 @@ async def measure(site: Site) -> list[Figure]:
 
 async def compare(rounds: int) -> list[Figure]:
     async with AsyncExitStack() as stack:
-        readers = {kind: await stack.enter_async_context(_reading(kind)) for kind in (PLAIN, JWT, TLS)}
+        readers = {kind: await stack.enter_async_context(_reading(kind)) for kind in (PLAIN, JWT, ACCOUNT, TLS)}
         found = await alternate(rounds, {kind: partial(_round, reader) for kind, reader in readers.items()})
         opened = await alternate(rounds, {kind: partial(_opened, readers[kind]) for kind in (PLAIN, TLS)})
     plain = found[PLAIN]
     return [
         Figure(f"{GET} with jwt: CPU", "ms/call", _cpu(found[JWT]), _cpu(plain), PLAIN, TARGET),
         Figure(f"{GET} with jwt: p50", "ms", found[JWT].p50, plain.p50, PLAIN),
+        Figure(f"{GET} with {ACCOUNT}: CPU", "ms/call", _cpu(found[ACCOUNT]), _cpu(found[JWT]), JWT, TARGET),
         Figure(f"{GET} over TLS: CPU", "ms/call", _cpu(found[TLS]), _cpu(plain), PLAIN),
         Figure(f"{GET} over TLS: p50", "ms", found[TLS].p50, plain.p50, PLAIN),
         Figure("new connection and first read over TLS: p50", "ms", opened[TLS].p50, opened[PLAIN].p50, PLAIN),
@@ -89,10 +91,11 @@ async def _reading(kind: str) -> AsyncIterator[Reader]:
 
 def _security(kind: str, folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]], ClientTls | None]:
     """Settings of all programs, and the client's token and TLS."""
-    if kind == JWT:
+    if kind in (JWT, ACCOUNT):
+        granted = {"accounts": ["acme"]} if kind == ACCOUNT else {"accounts": None, "roles": ["admin"]}
         keys = write(folder / "jwks.json", jwks(EC))
         issuer = {"public_auth": JWT, "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_keys": str(keys)}
-        return issuer, [(AUTHORIZATION, f"Bearer {EC.sign(claims())}")], None
+        return issuer, [(AUTHORIZATION, f"Bearer {EC.sign(claims(**granted))}")], None
     if kind == TLS:
         authority = Authority(folder)
         pair = authority.issue("all", ("127.0.0.1",))

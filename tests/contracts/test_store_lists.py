@@ -140,3 +140,22 @@ async def test_a_list_of_one_account_or_state_follows_an_index(filled: StorePort
 
         found = json.dumps(await filled.requests.run(work))
         assert f"record_{column}_key" in found and "Sort" not in found
+
+
+async def test_a_list_of_several_accounts_examines_rows_of_these_only(filled: StorePorts) -> None:
+    if isinstance(filled, PostgresStore):
+        arguments = (*postgres_records._filter_arguments(Filter()), ["acme", "corp"], "")
+        statements: list[tuple[str, tuple[Any, ...]]] = [
+            (postgres_records.STEP_END["accounts"], (["acme", "corp"], "", 9)),
+            (postgres_records.PAGE["accounts"], (*arguments, 5)),
+            (postgres_records.PAGE_TO["accounts"], (*arguments, 5, KEYS[50])),
+            (postgres_records.NEXT["accounts"], arguments),
+        ]
+
+        async def work(connection: Any) -> list[str]:
+            return [
+                str(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {text}", *given)) for text, given in statements
+            ]
+
+        for found in await filled.requests.run(work):
+            assert "record_account_key" in found and "Seq Scan" not in found

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from libs.contract.pages import Filter, Page
+from libs.contract.pages import ACCOUNT, Filter, Page
 from libs.ownership.model import Answered, Call, Changed, Decide, Found, bucket_of
 from libs.store import engine
 from libs.store.limits import LIST_ROWS, LIST_SECONDS, LIST_STEP_ROWS, Work
 from libs.store.port import Listed
-from libs.store.window import joined, up_to_other
+from libs.store.window import up_to_other
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection
@@ -29,11 +28,19 @@ MATCHES = (
 )
 _CREATED = f"(r.write_term, r.write_revision) <> (0, 0) AND {VISIBLE}"
 
-# No index serves MATCHES as a whole. So one column selects the rows to examine, in key order.
+# No index serves MATCHES as a whole. So one column selects the rows to examine, in key order. Of several accounts, each
+# has rows in key order: the lateral joins below merge them, and no other row is examined.
 _SCOPES = {"account": "r.account = $5", "state": "r.state = $5", "": "$5 = ''"}
 _AFTER = {name: f"FROM record r WHERE {scope} AND r.key > $6" for name, scope in _SCOPES.items()}
 _STEP_END = "SELECT r.key FROM record r WHERE {scope} AND r.key > $2 ORDER BY r.key LIMIT 1 OFFSET $3"
+_OF_EACH = "FROM unnest({accounts}::text[]) a(account) CROSS JOIN LATERAL ({rows}) r"
+_SEVERAL = "accounts"
+_EACH = "SELECT * FROM record r WHERE r.account = a.account AND r.key > $6"
+_PAGE_OF_EACH = f"{_EACH} AND {_CREATED} AND {MATCHES} ORDER BY r.key LIMIT $7"
 STEP_END = {name: _STEP_END.format(scope=scope.replace("$5", "$1")) for name, scope in _SCOPES.items()}
+STEP_END[_SEVERAL] = "SELECT min(r.key) " + _OF_EACH.format(
+    accounts="$1", rows=_STEP_END.format(scope="r.account = a.account")
+)
 PAGE = {
     name: f"SELECT {ROW}, true AS matches {after} AND {_CREATED} AND {MATCHES} ORDER BY r.key LIMIT $7"
     for name, after in _AFTER.items()
@@ -43,6 +50,14 @@ NEXT = {
     name: f"SELECT {ROW}, ({_CREATED} AND {MATCHES}) AS matches {after} ORDER BY r.key LIMIT 1"
     for name, after in _AFTER.items()
 }
+for _statements, _shown, _rows, _limit in (
+    (PAGE, "true", _PAGE_OF_EACH, "$7"),
+    (PAGE_TO, "true", _PAGE_OF_EACH.replace("ORDER BY", "AND r.key <= $8 ORDER BY"), "$7"),
+    (NEXT, f"({_CREATED} AND {MATCHES})", f"{_EACH} ORDER BY r.key LIMIT 1", "1"),
+):
+    _statements[_SEVERAL] = (
+        f"SELECT {ROW}, {_shown} AS matches {_OF_EACH.format(accounts='$5', rows=_rows)} ORDER BY r.key LIMIT {_limit}"
+    )
 _OF_ACCOUNTS = "($6::text[] IS NULL OR coalesce(r.account = ANY($6::text[]), false))"
 PAGE_OF_KEYS = (
     f"SELECT {ROW}, ({MATCHES} AND {_OF_ACCOUNTS}) AS matches FROM record r"
@@ -102,12 +117,7 @@ class PostgresRecords:
                 arguments = _filter_arguments(wanted)
                 return _listed(await connection.fetch(PAGE_OF_KEYS, *arguments, list(page.keys), accounts))
             most = Work(LIST_ROWS, LIST_STEP_ROWS, LIST_SECONDS)
-            if wanted.accounts is None:
-                return await _bounded_page(connection, page, most)
-            filters = wanted.by_account()
-            share = most.share(len(filters))
-            parts = [await _bounded_page(connection, replace(page, filter=one), share) for one in filters]
-            return joined(parts, page.limit)
+            return await _bounded_page(connection, page, most)
 
         return await self._context.requests.run(work)
 
@@ -132,9 +142,11 @@ class PostgresRecords:
 
 async def _bounded_page(connection: Connection, page: Page, most: Work) -> list[Listed]:
     arguments = _filter_arguments(page.filter)
-    scope, value = min(page.filter.equals, default=("", ""))
-    if scope not in _SCOPES:
+    scope, value = _scope(page.filter)
+    if scope not in PAGE:
         return []
+    if scope == _SEVERAL:
+        most = most.share(len(value))._replace(seconds=most.seconds)
     listed: list[Listed] = []
     after = page.after
     loop = asyncio.get_running_loop()
@@ -156,6 +168,16 @@ async def _bounded_page(connection: Connection, page: Page, most: Work) -> list[
         if not rest or not rest[0].matches or len(listed) == page.limit:
             return listed
         after = rest[0].row.key
+
+
+def _scope(wanted: Filter) -> tuple[str, str | list[str]]:
+    """Name and parameter of the statements that examine the fewest rows. "none": no row can match."""
+    if wanted.accounts is None:
+        return min(wanted.equals, default=("", ""))
+    accounts = [dict(one.equals)[ACCOUNT] for one in wanted.by_account()]
+    if len(accounts) > 1:
+        return _SEVERAL, accounts
+    return (ACCOUNT, accounts[0]) if accounts else ("none", "")
 
 
 def _listed(found: Sequence[Any]) -> list[Listed]:

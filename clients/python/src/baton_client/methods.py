@@ -47,7 +47,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox exists; a deleted sandbox of the same name is replaced."""
+        """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox exists; a deleted sandbox of the same name is replaced. A name stays with its account: fails with ALREADY_EXISTS / NAME_TAKEN if another account has it or had it, and with PERMISSION_DENIED / ACCOUNT_NOT_YOURS for an account that is not the caller's."""
         return self._call(_CREATE_SANDBOX, request, timeout, metadata, received)
 
     def GetSandbox(
@@ -80,7 +80,7 @@ class Methods(Caller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Generator[WatchSandboxesResponse, None, None]:
-        """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends it with UNAVAILABLE; call again with the newest resume_token."""
+        """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends it with UNAVAILABLE, or with UNAUTHENTICATED once the caller's token has expired; call again with the newest resume_token."""
         return self._watch(_WATCH_SANDBOXES, request, timeout, metadata, received)
 
     def UpdateSandbox(
@@ -161,7 +161,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> Sandbox:
-        """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox exists; a deleted sandbox of the same name is replaced."""
+        """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox exists; a deleted sandbox of the same name is replaced. A name stays with its account: fails with ALREADY_EXISTS / NAME_TAKEN if another account has it or had it, and with PERMISSION_DENIED / ACCOUNT_NOT_YOURS for an account that is not the caller's."""
         return await self._call(_CREATE_SANDBOX, request, timeout, metadata, received)
 
     async def GetSandbox(
@@ -194,7 +194,7 @@ class AsyncMethods(AsyncCaller):
         metadata: Metadata = (),
         received: Received | None = None,
     ) -> AsyncGenerator[WatchSandboxesResponse, None]:
-        """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends it with UNAVAILABLE; call again with the newest resume_token."""
+        """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends it with UNAVAILABLE, or with UNAUTHENTICATED once the caller's token has expired; call again with the newest resume_token."""
         return self._watch(_WATCH_SANDBOXES, request, timeout, metadata, received)
 
     async def UpdateSandbox(

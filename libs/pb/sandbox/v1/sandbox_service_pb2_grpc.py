@@ -28,6 +28,9 @@ if _version_not_supported:
 
 class SandboxServiceStub:
     """Manages sandboxes. The old service, the new service and the router serve this contract identically.
+
+    If callers have identities, a caller reaches only sandboxes of its own accounts. Calls on others fail as if the sandbox
+    did not exist, and lists and watches leave them out.
     """
 
     def __init__(self, channel):
@@ -90,11 +93,16 @@ class SandboxServiceStub:
 
 class SandboxServiceServicer:
     """Manages sandboxes. The old service, the new service and the router serve this contract identically.
+
+    If callers have identities, a caller reaches only sandboxes of its own accounts. Calls on others fail as if the sandbox
+    did not exist, and lists and watches leave them out.
     """
 
     def CreateSandbox(self, request, context):
         """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox
-        exists; a deleted sandbox of the same name is replaced.
+        exists; a deleted sandbox of the same name is replaced. A name stays with its account: fails with ALREADY_EXISTS /
+        NAME_TAKEN if another account has it or had it, and with PERMISSION_DENIED / ACCOUNT_NOT_YOURS for an account that is
+        not the caller's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,7 +124,8 @@ class SandboxServiceServicer:
 
     def WatchSandboxes(self, request, context):
         """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends
-        it with UNAVAILABLE; call again with the newest resume_token.
+        it with UNAVAILABLE, or with UNAUTHENTICATED once the caller's token has expired; call again with the newest
+        resume_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,6 +240,9 @@ def add_SandboxServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SandboxService:
     """Manages sandboxes. The old service, the new service and the router serve this contract identically.
+
+    If callers have identities, a caller reaches only sandboxes of its own accounts. Calls on others fail as if the sandbox
+    did not exist, and lists and watches leave them out.
     """
 
     @staticmethod

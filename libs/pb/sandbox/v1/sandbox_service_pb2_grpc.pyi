@@ -28,7 +28,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SandboxServiceStub:
-    """Manages sandboxes. The old service, the new service and the router serve this contract identically."""
+    """Manages sandboxes. The old service, the new service and the router serve this contract identically.
+
+    If callers have identities, a caller reaches only sandboxes of its own accounts. Calls on others fail as if the sandbox
+    did not exist, and lists and watches leave them out.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,7 +40,9 @@ class SandboxServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SandboxServiceAsyncStub: ...
     CreateSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.CreateSandboxRequest, _sandbox_pb2.Sandbox]
     """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox
-    exists; a deleted sandbox of the same name is replaced.
+    exists; a deleted sandbox of the same name is replaced. A name stays with its account: fails with ALREADY_EXISTS /
+    NAME_TAKEN if another account has it or had it, and with PERMISSION_DENIED / ACCOUNT_NOT_YOURS for an account that is
+    not the caller's.
     """
     GetSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSandboxRequest, _sandbox_pb2.Sandbox]
     """Returns one sandbox. Fails with NOT_FOUND if it does not exist or is deleted."""
@@ -44,7 +50,8 @@ class SandboxServiceStub:
     """Returns one page of the sandboxes that match a filter."""
     WatchSandboxes: _grpc.UnaryStreamMultiCallable[_sandbox_service_pb2.WatchSandboxesRequest, _sandbox_service_pb2.WatchSandboxesResponse]
     """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends
-    it with UNAVAILABLE; call again with the newest resume_token.
+    it with UNAVAILABLE, or with UNAUTHENTICATED once the caller's token has expired; call again with the newest
+    resume_token.
     """
     UpdateSandbox: _grpc.UnaryUnaryMultiCallable[_sandbox_service_pb2.UpdateSandboxRequest, _sandbox_pb2.Sandbox]
     """Changes the fields that the mask names and returns the sandbox after the write. Fails with NOT_FOUND if the sandbox
@@ -69,12 +76,18 @@ class SandboxServiceStub:
 
 @_typing.type_check_only
 class SandboxServiceAsyncStub(SandboxServiceStub):
-    """Manages sandboxes. The old service, the new service and the router serve this contract identically."""
+    """Manages sandboxes. The old service, the new service and the router serve this contract identically.
+
+    If callers have identities, a caller reaches only sandboxes of its own accounts. Calls on others fail as if the sandbox
+    did not exist, and lists and watches leave them out.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.CreateSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
     """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox
-    exists; a deleted sandbox of the same name is replaced.
+    exists; a deleted sandbox of the same name is replaced. A name stays with its account: fails with ALREADY_EXISTS /
+    NAME_TAKEN if another account has it or had it, and with PERMISSION_DENIED / ACCOUNT_NOT_YOURS for an account that is
+    not the caller's.
     """
     GetSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.GetSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
     """Returns one sandbox. Fails with NOT_FOUND if it does not exist or is deleted."""
@@ -82,7 +95,8 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     """Returns one page of the sandboxes that match a filter."""
     WatchSandboxes: _aio.UnaryStreamMultiCallable[_sandbox_service_pb2.WatchSandboxesRequest, _sandbox_service_pb2.WatchSandboxesResponse]  # type: ignore[assignment]
     """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends
-    it with UNAVAILABLE; call again with the newest resume_token.
+    it with UNAVAILABLE, or with UNAUTHENTICATED once the caller's token has expired; call again with the newest
+    resume_token.
     """
     UpdateSandbox: _aio.UnaryUnaryMultiCallable[_sandbox_service_pb2.UpdateSandboxRequest, _sandbox_pb2.Sandbox]  # type: ignore[assignment]
     """Changes the fields that the mask names and returns the sandbox after the write. Fails with NOT_FOUND if the sandbox
@@ -106,7 +120,11 @@ class SandboxServiceAsyncStub(SandboxServiceStub):
     """
 
 class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Manages sandboxes. The old service, the new service and the router serve this contract identically."""
+    """Manages sandboxes. The old service, the new service and the router serve this contract identically.
+
+    If callers have identities, a caller reaches only sandboxes of its own accounts. Calls on others fail as if the sandbox
+    did not exist, and lists and watches leave them out.
+    """
 
     @_abc_1.abstractmethod
     def CreateSandbox(
@@ -115,7 +133,9 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sandbox_pb2.Sandbox, _abc.Awaitable[_sandbox_pb2.Sandbox]]:
         """Creates a sandbox. If the request has no id, the service makes one. Fails with ALREADY_EXISTS if the sandbox
-        exists; a deleted sandbox of the same name is replaced.
+        exists; a deleted sandbox of the same name is replaced. A name stays with its account: fails with ALREADY_EXISTS /
+        NAME_TAKEN if another account has it or had it, and with PERMISSION_DENIED / ACCOUNT_NOT_YOURS for an account that is
+        not the caller's.
         """
 
     @_abc_1.abstractmethod
@@ -141,7 +161,8 @@ class SandboxServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sandbox_service_pb2.WatchSandboxesResponse], _abc.AsyncIterator[_sandbox_service_pb2.WatchSandboxesResponse]]:
         """Streams all matching sandboxes, then every change to them. A call without a deadline ends only when the server ends
-        it with UNAVAILABLE; call again with the newest resume_token.
+        it with UNAVAILABLE, or with UNAUTHENTICATED once the caller's token has expired; call again with the newest
+        resume_token.
         """
 
     @_abc_1.abstractmethod
