@@ -30,6 +30,8 @@ from libs.tls.making import OWNER_ONLY, Authority, write
 from libs.tls.process import ClientTls
 
 ISSUER, AUDIENCE, KEY_ID, ALGORITHM = "https://issuer.example", "sandboxes", "trial", "ES256"
+OPERATORS = "baton-control"
+"""Audience of operators' tokens."""
 HOSTS = ("127.0.0.1", "localhost")
 USER = "baton"
 """The user at Kafka, PostgreSQL and Redis."""
@@ -92,7 +94,9 @@ class Secured:
             "jwt_keys": str(self.jwks),
             "event_keys": str(self.event_keys),
         }
-        return found if name.startswith("router") else {**found, "event_auth": "require"}
+        if name.startswith("router"):
+            return {**found, "control_auth": "jwt", "control_jwt_audience": OPERATORS}
+        return {**found, "event_auth": "require"}
 
     def codes(self, topic: str) -> Codes:
         """Those of the system's own events."""
@@ -106,15 +110,23 @@ class Secured:
         """A token of the issuer."""
         return self.token_of(self.issuer, subject, accounts, roles)
 
+    def operator_token(self) -> str:
+        """An admin's token."""
+        return self.token_of(self.issuer, "operator", (), ("admin",), OPERATORS)
+
     @staticmethod
     def token_of(
-        key: ec.EllipticCurvePrivateKey, subject: str, accounts: Sequence[str] = (), roles: Sequence[str] = ()
+        key: ec.EllipticCurvePrivateKey,
+        subject: str,
+        accounts: Sequence[str] = (),
+        roles: Sequence[str] = (),
+        audience: str = AUDIENCE,
     ) -> str:
         """A token under any key."""
         now = int(time.time())
         claims: Mapping[str, Any] = {
             "iss": ISSUER,
-            "aud": AUDIENCE,
+            "aud": audience,
             "sub": subject,
             "iat": now,
             "exp": now + _TOKEN_SECONDS,

@@ -195,6 +195,11 @@ class World:
         ]
 
     @property
+    def operator_token(self) -> str:
+        """For calls to control listeners."""
+        return self.token if self.secured is None else self.secured.operator_token()
+
+    @property
     def operator_tls(self) -> ClientTls | None:
         """For calls to internal and control listeners."""
         return None if self.secured is None else self.secured.operator()
@@ -346,7 +351,7 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
                 "store_a": places["a"][1],
                 "store_b": new,
                 "control_store": servers.control_store,
-                "control_token_file": str(directory / "token"),
+                **({} if secured else {"control_token_file": str(directory / "token")}),
                 "name": name,
                 **dict(zip(routers_by_name, size.router_settings, strict=False)).get(name, {}),
             },

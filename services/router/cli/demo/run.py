@@ -152,7 +152,7 @@ async def _world(plan: DemoPlan, screen: Screen) -> AsyncIterator[World]:
 async def _in_world(run: _Run, world: World) -> None:
     async with (
         open_readers(world.stores) as readers,
-        Walk.open(world.controls, ACTOR, world.token, world.operator_tls) as walk,
+        Walk.open(world.controls, ACTOR, world.operator_token, world.operator_tls) as walk,
     ):
         run.walk = walk
         before = await readers[0].export()

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -114,35 +114,32 @@ class Strangers:
     async def _attempts(self, stack: AsyncExitStack) -> list[Attempt]:
         """In an order in which each kind of caller comes to each listener."""
         guest = self.secured.client("guest", ("another-account",))
-        forger = Access(guest.tls, _forged_token())
         nobody, plain = Access(guest.tls), Access()
+        # A client whose issuer calls it an admin, with the certificate of an operator.
+        insider = Access(self.secured.operator(), self.secured.token("insider", roles=("admin",)))
+        public: Sequence[tuple[str, Access, str]] = (
+            ("a caller without a token", nobody, "UNAUTHENTICATED"),
+            ("a caller with a forged token", Access(guest.tls, _forged_token()), "UNAUTHENTICATED"),
+            ("a caller of another account", guest, "NOT_FOUND"),
+            ("a caller without TLS", plain, "UNAVAILABLE"),
+        )
+        inner: Sequence[tuple[str, Access, str]] = (
+            ("a client without a certificate", guest, "UNAVAILABLE"),
+            ("a caller without TLS", plain, "UNAVAILABLE"),
+            ("a client with an operator's certificate", insider, "UNAUTHENTICATED"),
+        )
         get = GetSandboxRequest(name=self.name).SerializeToString()
-
-        async def to(address: str, access: Access) -> Channel:
-            return await stack.enter_async_context(open_channel(address, access.tls))
-
+        export, status = ExportRecordsRequest().SerializeToString(), GetStatusRequest().SerializeToString()
         found: list[Attempt] = []
         for name, node in self.world.nodes.items():
-            public: Sequence[tuple[str, Access, str]] = (
-                ("a caller without a token", nobody, "UNAUTHENTICATED"),
-                ("a caller with a forged token", forger, "UNAUTHENTICATED"),
-                ("a caller of another account", guest, "NOT_FOUND"),
-                ("a caller without TLS", plain, "UNAVAILABLE"),
-            )
-            for words, access, refusal in public:
-                channel = await to(node.public, access)
-                found.append(Attempt(f"{words} at {name}", channel, _GET, get, access, refusal))
-            path, request = (
-                (_STATUS, GetStatusRequest()) if name.startswith("router") else (_EXPORT, ExportRecordsRequest())
-            )
-            inner: Mapping[str, Access] = {
-                "a client without a certificate": guest,
-                "a caller without TLS": plain,
-            }
-            for words, access in inner.items():
-                channel = await to(node.private, access)
-                words = f"{words} at the internal listener of {name}"
-                found.append(Attempt(words, channel, path, request.SerializeToString(), access, "UNAVAILABLE"))
+            within = (_STATUS, status) if name.startswith("router") else (_EXPORT, export)
+            for at, address, (path, request), callers in (
+                (name, node.public, (_GET, get), public),
+                (f"the inner listener of {name}", node.private, within, inner),
+            ):
+                for words, access, refusal in callers:
+                    channel = await stack.enter_async_context(open_channel(address, access.tls))
+                    found.append(Attempt(f"{words} at {at}", channel, path, request, access, refusal))
         return found
 
 
