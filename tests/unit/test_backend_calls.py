@@ -122,6 +122,7 @@ async def test_ids_and_principal_come_from_the_router_only_on_the_internal_liste
             (metadata.REQUEST_ID, request_id),
             (metadata.MADE_ID, "made-there"),
             (metadata.PRINCIPAL, "someone"),
+            (metadata.SERVED_AS, metadata.SUBJECT),
         )
         first = await at.router.CreateSandbox(new(), metadata=given)
         again = await at.router.CreateSandbox(new(), metadata=given)
