@@ -872,7 +872,11 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_caller_sees_no_difference_to_a_store_without_the_records_of_others",
         )
         + _in("unit/test_old_rows.py", "a_list_of_some_accounts_ends_at_no_row_of_another_one")
-        + _in("integration/test_account_doors.py", "no_door_shows_a_record_of_another_account")
+        + _in(
+            "integration/test_account_doors.py",
+            "no_door_shows_a_record_of_another_account",
+            "no_door_shows_a_record_of_another_account_in_a_later_phase",
+        )
         + _in("unit/test_descriptors.py", "an_account_that_could_change_or_is_ambiguous_is_refused")
         + _in("unit/test_identity_gate.py", "a_stream_ends_with_the_proof_of_its_callers_identity"),
     ),

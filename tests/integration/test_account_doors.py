@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from libs.identity.port import AUTHORIZATION
+from libs.pb.baton.control.v1 import control_pb2 as control
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.rpc import metadata
+from libs.rpc.channel import open_channel
 from libs.sandboxes.schema import METADATA
 from tests.contracts.identity_adapters import write
 from tests.http_client import Answer, ask
@@ -104,6 +108,42 @@ async def shown(at: Programs, place: str) -> dict[tuple[str, str], tuple[int, by
             headers = {name: value for name, value in answer.headers.items() if name != "date"}
             found[kind, who] = answer.status, answer.body, headers
     return found
+
+
+PHASES = {"OFF": (), "canary": ("SHADOW", "DUAL_WRITE"), "CUTOVER": ("SHADOW", "DUAL_WRITE", "DUAL_READ", "CUTOVER")}
+
+
+async def enter(at: Programs, phase: str) -> None:
+    async with open_channel(at.address) as channel:
+        stub: Any = ControlServiceStub(channel.grpc)
+        for name in PHASES[phase]:
+            to = control.Phase.Value(f"PHASE_{name}")
+            await stub.AdvancePhase(control.AdvancePhaseRequest(actor="a", reason="a test", to=to, override=True))
+        if phase == "canary":
+            await stub.SetCanary(control.SetCanaryRequest(actor="a", reason="a test", permille=500))
+
+
+def _plain(shown: tuple[int, bytes, dict[str, str]]) -> tuple[int, Any]:
+    """Status and body, without the explanation that an MCP answer has in it: it names the phase."""
+    body = json.loads(shown[1])
+    body.get("result", {}).pop("_meta", None)
+    return shown[0], body
+
+
+@pytest.mark.parametrize("phase", ["canary", "CUTOVER"])
+async def test_no_door_shows_a_record_of_another_account_in_a_later_phase(programs: Programs, phase: str) -> None:
+    absent = {place: await shown(programs, place) for place in PLACES}
+    assert (await make(programs, "router", "bob", "hidden", "corp")).status == 200
+    await enter(programs, phase)
+    for place in PLACES:
+        found = await shown(programs, place)
+        assert {key: _plain(one) for key, one in found.items()} == {
+            key: _plain(one) for key, one in absent[place].items()
+        }
+        assert (await by_rest(programs, place, "bob", "hidden")).json()["account"] == "corp"
+        assert b"NAME_TAKEN" in (await make(programs, place, "ann", "hidden", "acme")).body
+        listed = await send(programs, place, "ann", "GET", "/v1/sandboxes")
+        assert listed.json().get("sandboxes", []) == []
 
 
 @pytest.mark.parametrize("place", PLACES)
