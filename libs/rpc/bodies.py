@@ -61,7 +61,7 @@ class Bodies:
     async def _read(self, context: Context, caller: Caller | None) -> bytes:
         clock = asyncio.get_running_loop().time
         if caller is None:
-            return _body(await context.read())
+            return body_of(await context.read())
         while len(self._reading) >= self._most or caller.reading >= self._most_of_one:
             await self._wait(clock, caller)
         task = asyncio.current_task()
@@ -83,7 +83,7 @@ class Bodies:
                 caller.reading -= 1
             self._evicted.discard(task)
             self._freed.set()
-        return _body(message)
+        return body_of(message)
 
     async def _wait(self, clock: Callable[[], float], caller: Caller) -> None:
         """Wait until a slot may be free. The oldest body loses its slot if it is slow: the oldest of all, or of the
@@ -105,7 +105,7 @@ class Bodies:
                 await self._freed.wait()
 
 
-def _body(message: Any) -> bytes:
+def body_of(message: Any) -> bytes:
     """Raises InvalidField."""
     if message is grpc.aio.EOF:
         # The caller sent no message, or the transport refused one that is too large.

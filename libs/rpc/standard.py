@@ -3,29 +3,40 @@
 
 Watches of health may stay as long as they like, so their number is limited. A drain ends them; otherwise each would
 delay it to its time limit.
+
+A call whose request does not arrive occupies one of the calls that gRPC admits in total, and so could keep every caller
+out. So the methods are registered as ones that take a stream, as those of the gate are, and read the request within
+limits (`Requests`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2
 
 from libs.contract.requests import parse_request
-from libs.errors import InvalidField, Overloaded
+from libs.errors import BatonError, Overloaded
+from libs.rpc.bodies import body_of
 from libs.rpc.callers import host_of
-from libs.rpc.errors import Context, abort
-from libs.rpc.slots import release_slot
+from libs.rpc.errors import Context, DeadlineExceeded, abort
+from libs.rpc.slots import release_slot, take_slot
 
 WATCHES = 64
 """Maximum number of health watches at one listener."""
 CONNECTION_WATCHES = 8
 """Maximum number of them on one connection."""
+
+REQUESTS = 256
+"""Maximum number of calls at one listener whose request has not arrived; one host may have half of them."""
+REQUEST_SECONDS = 5.0
+"""Time for a request to arrive, and for its answer to be taken."""
 
 _LAST_ANSWERS_SECONDS = 0.25
 
@@ -60,11 +71,59 @@ class Shares:
             release_slot(self._of_hosts, host)
 
 
+class Requests:
+    """The calls that wait for their request, or for their caller to take the answer.
+
+    An honest caller sends the request with the headers and takes the answer at once. So a new call is always admitted:
+    beyond the limit, the oldest call of its host ends, or the oldest of all.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._most_of_one = most // 2
+        self._waiting: dict[asyncio.Timeout, str] = {}
+        """Hosts by the time limit of their call, oldest first."""
+        self._of: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Requests waiting={len(self._waiting)}>"
+
+    @asynccontextmanager
+    async def one(self, context: Context) -> AsyncIterator[None]:
+        """Wait in the block. Raises DeadlineExceeded."""
+        host = host_of(context.peer())
+        self._make_room(host)
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS) as limit:
+                self._waiting[limit] = host
+                take_slot(self._of, host)
+                try:
+                    yield
+                finally:
+                    self._forget(limit)
+        except TimeoutError:
+            raise DeadlineExceeded("the request did not arrive, or its answer was not taken, in time") from None
+
+    def _make_room(self, host: str) -> None:
+        own = self._of.get(host, 0) >= self._most_of_one
+        if own or len(self._waiting) >= self._most:
+            oldest = next(limit for limit, one in self._waiting.items() if one == host or not own)
+            self._forget(oldest)
+            if not oldest.expired():
+                oldest.reschedule(asyncio.get_running_loop().time())
+
+    def _forget(self, limit: asyncio.Timeout) -> None:
+        host = self._waiting.pop(limit, None)
+        if host is not None:
+            release_slot(self._of, host)
+
+
 class Health(health.aio.HealthServicer):
     """Health that keeps track of its watches."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.requests = Requests(REQUESTS)
         self._watches: set[asyncio.Task[None]] = set()
         self._shares = Shares(WATCHES, CONNECTION_WATCHES)
 
@@ -92,24 +151,35 @@ class Health(health.aio.HealthServicer):
 
 
 def handlers(servicer: Health) -> grpc.GenericRpcHandler:
-    """Handlers of Check and Watch. The generated handlers answer malformed requests with UNKNOWN, and log a stack trace
-    for each."""
-    answer = health_pb2.HealthCheckResponse.SerializeToString
+    """Handlers of Check and Watch. The generated handlers answer malformed requests with UNKNOWN, log a stack trace for
+    each, and wait for a request without end."""
     methods: dict[str, Any] = {
-        "Check": grpc.unary_unary_rpc_method_handler(_parsed(servicer.Check), response_serializer=answer),
-        "Watch": grpc.unary_stream_rpc_method_handler(_parsed(servicer.Watch), response_serializer=answer),
+        "Check": grpc.stream_stream_rpc_method_handler(partial(_check, servicer)),
+        "Watch": grpc.stream_stream_rpc_method_handler(
+            partial(_watch, servicer), response_serializer=health_pb2.HealthCheckResponse.SerializeToString
+        ),
     }
     return grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods)
 
 
-def _parsed(
-    method: Callable[[health_pb2.HealthCheckRequest, Context], Awaitable[Any]],
-) -> Callable[[bytes, Context], Awaitable[Any]]:
-    async def call(data: bytes, context: Context) -> Any:
-        try:
-            request = parse_request(health_pb2.HealthCheckRequest, data)
-        except InvalidField as error:
-            await abort(context, error)
-        return await method(request, context)
+async def _check(servicer: Health, _: object, context: Context) -> None:
+    try:
+        async with servicer.requests.one(context):
+            answer = await servicer.Check(await _request(context), context)
+            await context.write(answer.SerializeToString())
+    except BatonError as error:
+        await abort(context, error)
 
-    return call
+
+async def _watch(servicer: Health, _: object, context: Context) -> None:
+    try:
+        async with servicer.requests.one(context):
+            request = await _request(context)
+    except BatonError as error:
+        await abort(context, error)
+    await servicer.Watch(request, context)
+
+
+async def _request(context: Context) -> health_pb2.HealthCheckRequest:
+    """Raises InvalidField."""
+    return parse_request(health_pb2.HealthCheckRequest, body_of(await context.read()))

@@ -7,8 +7,9 @@ import gc
 import struct
 import sys
 import tracemalloc
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -17,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from libs.errors import InvalidField
-from libs.rpc import bodies, errors, gate, metadata
+from libs.rpc import bodies, errors, gate, metadata, standard
 from libs.rpc.channel import Channel, open_channel
 from libs.rpc.errors import Context, reason_of
 from libs.rpc.gate import ServerLimits
@@ -303,3 +304,43 @@ async def test_a_stream_whose_caller_takes_nothing_is_ended(monkeypatch: pytest.
                 pass
 
         assert outcome(await refusal(read_to_the_end())) == (grpc.StatusCode.UNAVAILABLE, "SLOW_READER")
+
+
+async def test_checks_of_health_without_a_request_keep_nobody_out(
+    served: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standard, "REQUEST_SECONDS", BOUND_SECONDS)
+    server_requests = served._health.requests = standard.Requests(8)
+    async with AsyncExitStack() as stack:
+        floods: dict[str, list[Any]] = {}
+        for host in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+            channel = await stack.enter_async_context(connected_from(host, served))
+            await channel.multi_callable(ECHO)(b"x", timeout=BOUND_SECONDS)
+            silent: Any = channel.grpc.stream_unary("/grpc.health.v1.Health/Check")
+            calls = floods[host] = [silent(timeout=BOUND_SECONDS) for _ in range(6)]
+            await eventually(partial(_ended, calls, 2))
+            stub: Any = health_pb2_grpc.HealthStub(channel.grpc)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=BOUND_SECONDS)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        ended = [call for some in floods.values() for call in some if call.done()]
+        assert len(ended) >= 10, "the oldest calls of a host, and of all, made room"
+        for call in ended:
+            assert outcome(await refusal(call)) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+        for some in floods.values():
+            for call in some:
+                call.cancel()
+        await eventually(lambda: not server_requests._waiting and not server_requests._of)
+
+
+def _ended(calls: Sequence[Any], number: int) -> bool:
+    return len([call for call in calls if call.done()]) == number
+
+
+@pytest.mark.parametrize("method", ["Check", "Watch"])
+async def test_a_request_of_health_that_never_comes_ends_its_call(
+    method: str, served: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standard, "REQUEST_SECONDS", 0.1)
+    async with open_channel(served.address) as channel:
+        silent: Any = channel.grpc.stream_unary(f"/grpc.health.v1.Health/{method}")
+        assert outcome(await refusal(silent(timeout=BOUND_SECONDS)))[1] == "DEADLINE_EXCEEDED"
