@@ -46,10 +46,19 @@ def claim(claims: Mapping[str, Any], name: str) -> list[str]:
         for part in name.split("."):
             found = found.get(part) if isinstance(found, dict) else None
     if isinstance(found, str):
-        return found.split()
+        found = found.split()
     if not isinstance(found, list):
         return []
-    return [text for text in found if isinstance(text, str) and text]
+    return [text for text in found if isinstance(text, str) and text and _is_utf8(text)]
+
+
+def _is_utf8(text: str) -> bool:
+    """JSON can hold half of a surrogate pair, which no message and no database can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def known_roles(names: list[str]) -> frozenset[Role]:

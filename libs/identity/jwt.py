@@ -118,6 +118,7 @@ class JwtAuthenticator:
                 leeway=rules.leeway_seconds,
                 options={"require": ["iss", "aud", "sub", "exp"]},
             )
+            claims["exp"] = float(claims["exp"])
         except _UNREADABLE as error:
             raise _REFUSALS.get(type(error), errors.TokenMalformed)() from None
         return claims
@@ -128,12 +129,12 @@ class JwtAuthenticator:
         if too_large(accounts):
             raise errors.TokenTooLarge()
         roles = known_roles(claim(claims, rules.roles_claim))
-        subject, expires_at = subject_of(rules.issuer, claims["sub"]), float(claims["exp"]) + rules.leeway_seconds
+        subject, expires_at = subject_of(rules.issuer, claims["sub"]), claims["exp"] + rules.leeway_seconds
         return Principal(subject, frozenset(accounts), roles, expires_at)
 
-    def _remember(self, digest: bytes, expires: Any, principal: Principal) -> None:
+    def _remember(self, digest: bytes, expires: float, principal: Principal) -> None:
         now = self._clock.monotonic()
-        left = min(float(expires) - self._clock.now(), REMEMBERED_SECONDS, self.keys.fit_until - now)
+        left = min(expires - self._clock.now(), REMEMBERED_SECONDS, self.keys.fit_until - now)
         self._known.pop(digest, None)
         if left <= 0:
             return

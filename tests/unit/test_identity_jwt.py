@@ -29,6 +29,7 @@ from libs.identity.jwks import KeysUnfit, KeyTimes, read_address, read_file, rea
 from libs.identity.jwt import JwtAuthenticator, JwtRules
 from libs.identity.port import AUTHORIZATION
 from libs.identity.principal import Role
+from libs.rpc.forwarded import pair_of
 from tests.contracts.identity_adapters import (
     AUDIENCE,
     EC,
@@ -137,6 +138,7 @@ async def test_a_token_of_each_algorithm_is_accepted(key: PrivateKey) -> None:
         ("TOKEN_CLAIM_MISSING", lambda: RSA.sign(claims(sub=None))),
         ("TOKEN_TOO_LARGE", lambda: RSA.sign(claims(accounts=["a" * 60] * 100))),
         ("TOKEN_MALFORMED", lambda: RSA.sign(claims(exp="soon"))),
+        ("TOKEN_MALFORMED", lambda: RSA.sign(claims(exp=10**400))),
         ("TOKEN_MALFORMED", lambda: "no-token"),
         ("TOKEN_MALFORMED", lambda: "a.b.c"),
         ("TOKEN_MALFORMED", lambda: unsigned({"alg": "RS256", "kid": 7}, claims())),
@@ -188,6 +190,13 @@ async def test_two_tokens_are_refused_even_if_each_is_right() -> None:
     with pytest.raises(Unauthenticated) as refused:
         await at.one.authenticate(Shown((right, right)))
     assert refused.value.reason == "TOKEN_MALFORMED"
+
+
+@pytest.mark.parametrize("accounts", [["acme", "\ud800"], "acme \udfff"])
+async def test_an_account_that_no_message_can_hold_grants_nothing(accounts: Any) -> None:
+    found = await At().one.authenticate(bearer(RSA.sign(claims(accounts=accounts))))
+    assert found.accounts == {"acme"}
+    assert pair_of(found)
 
 
 async def test_claims_give_accounts_and_roles_by_the_settings() -> None:
