@@ -53,13 +53,13 @@ def without_a_body(channel: Any, **call: Any) -> Any:
     return channel.grpc.stream_unary(ECHO)(**{"timeout": BOUND_SECONDS, **call})
 
 
-async def test_calls_whose_body_never_comes_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "SLOW_SECONDS", 0.05)
+async def test_calls_whose_body_never_comes_do_not_keep_others_out() -> None:
     async with serving(config(), RawService(SERVICE, {"Echo": echo})) as (server, channel):
-        server._gate._bodies = bodies.Bodies(reading=4, slow_seconds=0.05)
+        # Long enough that a busy machine takes no body that was sent for a slow one.
+        server._gate._bodies = bodies.Bodies(reading=4, slow_seconds=0.5)
         stalled = [without_a_body(channel) for _ in range(12)]
         await eventually(lambda: server.in_flight == 12)
-        for _ in range(8):
+        for _ in range(4):
             assert await channel.multi_callable(ECHO)(b"x", timeout=bodies.BODY_SECONDS / 2) == b"x"
         ended = [call for call in stalled if call.done()]
         assert ended, "the slowest bodies gave their places up"
