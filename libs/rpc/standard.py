@@ -36,7 +36,7 @@ CONNECTION_WATCHES = 8
 REQUESTS = 256
 """Maximum number of calls at one listener whose request has not arrived; one host may have half of them."""
 REQUEST_SECONDS = 5.0
-"""Time for a request to arrive, and for its answer to be taken."""
+"""Time for a request to arrive."""
 
 _LAST_ANSWERS_SECONDS = 0.25
 
@@ -72,10 +72,10 @@ class Shares:
 
 
 class Requests:
-    """The calls that wait for their request, or for their caller to take the answer.
+    """The calls that wait for their request.
 
-    An honest caller sends the request with the headers and takes the answer at once. So a new call is always admitted:
-    beyond the limit, the oldest call of its host ends, or the oldest of all.
+    An honest caller sends the request with the headers. So a new call is always admitted: beyond the limit, the oldest
+    call of its host ends, or the oldest of all.
     """
 
     def __init__(self, most: int) -> None:
@@ -102,7 +102,7 @@ class Requests:
                 finally:
                     self._forget(limit)
         except TimeoutError:
-            raise DeadlineExceeded("the request did not arrive, or its answer was not taken, in time") from None
+            raise DeadlineExceeded("the request did not arrive in time") from None
 
     def _make_room(self, host: str) -> None:
         own = self._of.get(host, 0) >= self._most_of_one
@@ -153,33 +153,26 @@ class Health(health.aio.HealthServicer):
 def handlers(servicer: Health) -> grpc.GenericRpcHandler:
     """Handlers of Check and Watch. The generated handlers answer malformed requests with UNKNOWN, log a stack trace for
     each, and wait for a request without end."""
+    answer = health_pb2.HealthCheckResponse.SerializeToString
     methods: dict[str, Any] = {
-        "Check": grpc.stream_stream_rpc_method_handler(partial(_check, servicer)),
-        "Watch": grpc.stream_stream_rpc_method_handler(
-            partial(_watch, servicer), response_serializer=health_pb2.HealthCheckResponse.SerializeToString
-        ),
+        "Check": grpc.stream_unary_rpc_method_handler(partial(_check, servicer), response_serializer=answer),
+        "Watch": grpc.stream_stream_rpc_method_handler(partial(_watch, servicer), response_serializer=answer),
     }
     return grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods)
 
 
-async def _check(servicer: Health, _: object, context: Context) -> None:
-    try:
-        async with servicer.requests.one(context):
-            answer = await servicer.Check(await _request(context), context)
-            await context.write(answer.SerializeToString())
-    except BatonError as error:
-        await abort(context, error)
+async def _check(servicer: Health, _: object, context: Context) -> health_pb2.HealthCheckResponse:
+    return await servicer.Check(await _request(servicer, context), context)
 
 
 async def _watch(servicer: Health, _: object, context: Context) -> None:
+    await servicer.Watch(await _request(servicer, context), context)
+
+
+async def _request(servicer: Health, context: Context) -> health_pb2.HealthCheckRequest:
     try:
         async with servicer.requests.one(context):
-            request = await _request(context)
+            data = body_of(await context.read())
+        return parse_request(health_pb2.HealthCheckRequest, data)
     except BatonError as error:
         await abort(context, error)
-    await servicer.Watch(request, context)
-
-
-async def _request(context: Context) -> health_pb2.HealthCheckRequest:
-    """Raises InvalidField."""
-    return parse_request(health_pb2.HealthCheckRequest, body_of(await context.read()))
