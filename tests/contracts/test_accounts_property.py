@@ -31,8 +31,8 @@ PAIRS = ((), ((metadata.EXPLAIN, "1"),), ((metadata.REPLICA, "1"),))
 
 
 class Asked(NamedTuple):
-    """A call. `account`: "" for one of the caller's own. `again`: with the request id of the call so many calls before, if
-    there is one."""
+    """A call. `account`: "" for one of the caller's own. `again`: with the request id of the call so many calls before,
+    if there is one."""
 
     who: Principal
     method: str
