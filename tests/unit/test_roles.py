@@ -12,11 +12,12 @@ from google.protobuf.message_factory import GetMessageClass
 from libs.identity.principal import Principal, Role, current
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.api.roles import ELEVATED, ROLES, RoleMissing, actor_of, check_role, guarded
+from services.router.control.codec import job_id
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ControlService"]
 METHODS, METHODS_BY_NAME = SERVICE.methods, SERVICE.methods_by_name
 HELD = [(), (Role.VIEWER,), (Role.OPERATOR,), (Role.ADMIN,)]
-OPEN_TO_OPERATORS = ("RollbackPhase", "SetFlag", "SetCanary", "LiftHold", "StopCanaryAuto", "ChangeJob")
+OPEN_TO_OPERATORS = ("RollbackPhase", "SetFlag", "SetCanary", "LiftHold", "StopCanaryAuto")
 """Methods by which an operator stops or undoes."""
 
 
@@ -71,14 +72,26 @@ def test_an_operator_can_always_go_back(name: str) -> None:
         ("AdvancePhase", pb.AdvancePhaseRequest(to=pb.PHASE_DEPRECATED)),
         ("StartJob", pb.StartJobRequest(kind="seize")),
         ("StartJob", pb.StartJobRequest(kind="recover")),
+        ("ChangeJob", pb.ChangeJobRequest(id=job_id("seize", 7), action=pb.ChangeJobRequest.ACTION_RESUME)),
+        ("ChangeJob", pb.ChangeJobRequest(id=job_id("recover", 7), action=pb.ChangeJobRequest.ACTION_RESUME)),
     ],
-    ids=["override", "DEPRECATED", "seize", "recover"],
+    ids=["override", "DEPRECATED", "seize", "recover", "resume of seize", "resume of recover"],
 )
 def test_a_step_without_a_way_back_needs_an_admin(name: str, request_: Any) -> None:
     act_as(Role.OPERATOR)
     assert allowed(name, type(request_)()) and not allowed(name, request_)
     act_as(Role.ADMIN)
     assert allowed(name, request_)
+
+
+@pytest.mark.parametrize("action", ["ACTION_PAUSE", "ACTION_CANCEL", "ACTION_TUNE"])
+def test_an_operator_can_always_stop_a_job(action: str) -> None:
+    act_as(Role.OPERATOR)
+    assert allowed(
+        "ChangeJob", pb.ChangeJobRequest(id=job_id("seize", 7), action=pb.ChangeJobRequest.Action.Value(action))
+    )
+    resumed = pb.ChangeJobRequest(id=job_id("backfill", 7), action=pb.ChangeJobRequest.ACTION_RESUME)
+    assert allowed("ChangeJob", resumed)
 
 
 async def test_a_refused_method_does_not_run() -> None:
