@@ -214,3 +214,6 @@ async def test_events_without_a_code_are_alarmed_and_dropped_together(controlled
     assert (state.parked_now, state.unauthenticated_now) == (1, 0)
     (latest,) = await controlled.store.journal(1)
     assert latest.reason == "forged (B: 3 events without a right code)"
+    again = await baton(controlled, *words, "--reason", "again", "-o", "json")
+    assert json.loads(again.stdout)["count"] == 0
+    assert (await controlled.store.journal(1))[0] == latest, "what does not happen is not journaled"

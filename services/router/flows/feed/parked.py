@@ -92,6 +92,9 @@ class ParkedEvents:
             raise InvalidField("reason", decision.reason, "the reason for the drop; the journal keeps it")
         client = self._stores[store]
         status = await client.ask(client.replication.GetStatus, pb.GetStatusRequest(), CALL_SECONDS)
+        if not status.feed.unauthenticated_now:
+            # What does not happen is not journaled.
+            return 0
         text = f"{store}: {status.feed.unauthenticated_now} events without a right code"
         await self._migration.note(replace(decision, reason=f"{decision.reason} ({text})"), DROPPED)
         request = pb.DropParkedRequest(unauthenticated=True)
