@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from asyncio.sslproto import SSLProtocol
 from typing import Protocol, cast
 
 from libs.http.connection import HttpConnection
 from libs.http.hosts import Hosts, host_at
 
-HANDSHAKE_SECONDS = 10.0
-SHUTDOWN_SECONDS = 1.0
+HANDSHAKE_SECONDS = 10
+SHUTDOWN_SECONDS = 1
 
 
 class Owner(Protocol):
@@ -53,23 +54,32 @@ class Handshake(asyncio.Protocol):
             transport.abort()
             return
         self._open_ones.add(self)
-        transport.pause_reading()
-        self._task = asyncio.get_running_loop().create_task(self._secure(transport))
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        tls = SSLProtocol(
+            loop,
+            self,
+            self._context,
+            done,
+            server_side=True,
+            call_connection_made=False,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+        # Not later: the next bytes are the client's. `loop.start_tls` would take over in the next turn of the loop, and
+        # libuv's transports read before it, even if they are told to pause.
+        transport.set_protocol(tls)
+        tls.connection_made(transport)
+        self._task = loop.create_task(self._secure(transport, tls, done))
 
     def data_received(self, data: bytes) -> None:
         self._early += data
 
-    async def _secure(self, transport: asyncio.Transport) -> None:
+    async def _secure(self, transport: asyncio.Transport, tls: SSLProtocol, done: asyncio.Future[None]) -> None:
         secured: asyncio.Transport | None = None
         try:
-            secured = await asyncio.get_running_loop().start_tls(
-                transport,
-                self,
-                self._context,
-                server_side=True,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
-            )
+            await done
+            secured = tls._app_transport
         except (OSError, asyncio.CancelledError):
             # A stranger's broken handshake is not worth a line in the log.
             pass

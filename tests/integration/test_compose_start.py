@@ -6,6 +6,8 @@ A container's addresses and directories are replaced by ones of this machine; al
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import shlex
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +25,9 @@ from pathlib import Path
 import pytest
 
 from deploy.compose.make_secrets import ACCOUNT, USER, make_secrets
+from libs.eventlog.address import LogAddress, open_event_log
+from libs.eventlog.port import LogUnavailable
+from libs.eventlog.security import KafkaSecurity
 from libs.proving.servers.kafka import Kafka
 from libs.proving.servers.ports import free_port
 from libs.proving.servers.postgres import Postgres
@@ -189,6 +195,7 @@ def test_what_the_file_starts_becomes_healthy_in_its_order_and_ends_in_order(
         with urllib.request.urlopen(f"https://{address}/metrics", timeout=START_SECONDS, context=trust) as answer:
             assert b"baton_" in answer.read(), "what the alarms are about"
     _call_as_the_file_says(around, tmp_path / "secrets")
+    _use_another_mechanism(around, tmp_path / "secrets")
 
     # A second start finds the database that the first one made.
     for service in services:
@@ -226,6 +233,23 @@ def _call_as_the_file_says(around: LocalHost, secrets: Path) -> None:
     found = subprocess.run(command, env=around.environment(router), capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["stores"]
+
+
+def _use_another_mechanism(around: LocalHost, secrets: Path) -> None:
+    """The broker allows PLAIN only."""
+    url = around.address(composed.services()["router"], "kafka://kafka:9092/sandbox.events.v1")
+    security = KafkaSecurity("SASL_SSL", "SCRAM-SHA-256", USER, secrets / "kafka_password", secrets / "ca.pem")
+
+    async def open_it() -> None:
+        async with open_event_log(LogAddress(url, security=security)):
+            raise AssertionError("it opened")
+
+    with warnings.catch_warnings():
+        # aiokafka leaves this connection to the broker, which closes it.
+        warnings.simplefilter("ignore", ResourceWarning)
+        with pytest.raises(LogUnavailable, match="does not allow this event_log_sasl_mechanism"):
+            asyncio.run(open_it())
+        gc.collect()
 
 
 def _passes(check: list[str]) -> bool:

@@ -49,7 +49,7 @@ class MoreListeners(Protocol):
 
 
 class SecureListeners:
-    """Listeners of a Kafka broker: SASL_SSL with PLAIN, SCRAM-SHA-512 and OAUTHBEARER (unsigned tokens), and SSL, which
+    """Listeners of a Kafka broker: SASL_SSL with PLAIN, SCRAM and OAUTHBEARER (unsigned tokens), and SSL, which
     requires a client's certificate."""
 
     def __init__(self, certificate: Certificate, users: Mapping[str, str]) -> None:
@@ -67,7 +67,8 @@ class SecureListeners:
         return [
             word
             for name, password in self._users.items()
-            for word in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={password}]")
+            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+            for word in ("--add-scram", f"{mechanism}=[name={name},password={password}]")
         ]
 
     def properties(self, directory: Path) -> str:
@@ -82,9 +83,10 @@ class SecureListeners:
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(trust),
             "listener.name.ssl.ssl.client.auth": "required",
-            "listener.name.sasl_ssl.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512,OAUTHBEARER",
+            "listener.name.sasl_ssl.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
             "listener.name.sasl_ssl.plain.sasl.jaas.config": f"{_HANDLERS}.plain.PlainLoginModule required {plain};",
             "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": f"{_HANDLERS}.scram.ScramLoginModule required;",
+            "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config": f"{_HANDLERS}.scram.ScramLoginModule required;",
             "listener.name.sasl_ssl.oauthbearer.sasl.jaas.config": f"{_HANDLERS}.oauthbearer.OAuthBearerLoginModule"
             ' required unsecuredLoginStringClaim_sub="broker";',
         }
