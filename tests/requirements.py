@@ -1053,6 +1053,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "every_way_to_make_a_record_counts_and_other_writes_do_not",
             "several_processes_exceed_the_quota_by_at_most_what_they_make_between_two_counts",
         )
+        + _in(
+            "unit/test_rpc_untaken.py",
+            "a_caller_has_a_limited_number_of_answers_that_it_has_not_taken",
+            "answers_that_a_caller_has_not_taken_are_limited_in_bytes_together",
+            "streams_whose_end_is_not_taken_are_counted",
+            "a_host_that_takes_no_answer_of_health_is_refused_and_keeps_no_calls",
+        )
         + _in("unit/test_callers.py", "the_number_of_remembered_callers_is_limited_and_those_with_calls_stay")
         + _in("unit/test_http_listener.py", "a_host_has_no_more_than_its_share_of_the_connections")
         + _in(

@@ -26,6 +26,9 @@ SHARE = 0.5
 MOST_REMEMBERED = 4096
 """Number of callers above which those without a call are forgotten."""
 
+UNTAKEN_OF_CALLS = 2
+"""Answers that a caller may leave untaken, as a multiple of its calls."""
+
 _PEERS = 4096
 """Number of connections whose host is remembered."""
 
@@ -56,6 +59,11 @@ class TooManyStreams(CallerLimitReached):
     retry_seconds = 1.0
 
 
+class TooManyAnswers(CallerLimitReached):
+    reason = "LIMIT_ANSWERS"
+    retry_seconds = 1.0
+
+
 class TooManyBytes(CallerLimitReached):
     reason = "LIMIT_REQUEST_BYTES"
     retry_seconds = 0.2
@@ -71,7 +79,7 @@ class TooFast(CallerLimitReached):
         self.retry_seconds = math.ceil(wait_seconds * 1000) / 1000
 
 
-REASONS = tuple(kind.reason for kind in (TooManyCalls, TooManyStreams, TooManyBytes, TooFast))
+REASONS = tuple(kind.reason for kind in (TooManyCalls, TooManyStreams, TooManyAnswers, TooManyBytes, TooFast))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,7 @@ class CallerLimits:
 class Caller:
     """The state of one caller."""
 
-    __slots__ = ("calls", "due", "reading", "request_bytes", "streams", "waiting")
+    __slots__ = ("calls", "due", "reading", "request_bytes", "streams", "untaken", "untaken_bytes", "waiting")
 
     def __init__(self) -> None:
         self.calls = 0
@@ -105,6 +113,10 @@ class Caller:
         self.reading = 0
         """Request bodies that are being read."""
         self.request_bytes = 0
+        self.untaken = 0
+        """Calls and streams that have ended, but whose end the caller has not taken."""
+        self.untaken_bytes = 0
+        """Size of the answers among them."""
         self.due = 0.0
         """Monotonic time at which the bucket of tokens is full again."""
 
@@ -113,7 +125,7 @@ class Caller:
 
     @property
     def idle(self) -> bool:
-        return not (self.calls or self.streams or self.reading)
+        return not (self.calls or self.streams or self.reading or self.untaken)
 
 
 current: ContextVar[Caller | None] = ContextVar("current_caller", default=None)
@@ -129,6 +141,10 @@ class Callers:
         self._refused = refused
         self._most_calls = _most(limits.calls, calls, limits.share)
         self._most_streams = _most(limits.streams, streams, limits.share)
+        # Twice: answers on their way are among them. Callers without limits are processes that take their answers.
+        self._most_untaken = (
+            UNTAKEN_OF_CALLS * min(self._most_calls, calls) if self._most_calls < math.inf else math.inf
+        )
         self._most_bytes = limits.request_bytes or math.inf
         self._rate = limits.rate
         self._seconds_per_call = 1 / limits.rate if limits.rate else 0.0
@@ -154,16 +170,26 @@ class Callers:
         """Raises CallerLimitReached."""
         if caller.calls - caller.waiting >= self._most_calls:
             raise self._refusal(TooManyCalls("caller_calls", self._most_calls, f"{caller.calls} calls in progress"))
+        self._check_untaken(caller)
         if self._rate:
             self._take_token(caller)
 
     def admit_stream(self, caller: Caller) -> None:
         """Raises CallerLimitReached."""
+        self._check_untaken(caller)
         if caller.streams >= self._most_streams:
             found = f"{caller.streams} watches in progress"
             raise self._refusal(TooManyStreams("caller_watches", self._most_streams, found))
         if self._rate:
             self._take_token(caller)
+
+    def _check_untaken(self, caller: Caller) -> None:
+        if caller.untaken >= self._most_untaken:
+            found = f"{caller.untaken} answers that it has not taken"
+            raise self._refusal(TooManyAnswers("caller_calls", self._most_untaken, found))
+        if caller.untaken_bytes > self._most_bytes:
+            found = f"{caller.untaken_bytes} bytes of answers that it has not taken"
+            raise self._refusal(TooManyAnswers("caller_request_bytes", self._most_bytes, found))
 
     def hold(self, caller: Caller, size_bytes: int) -> None:
         """Count the bytes of a request, until `request_bytes` of the caller is lowered again. Raises

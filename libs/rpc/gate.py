@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Never, TypeVar
 
 import grpc
@@ -157,7 +158,9 @@ class Gate:
                 take_slot(self._urgent_of, name)
             self.idle.clear()
             try:
-                return await self._run(handler, context, None if urgent else caller)
+                answer = await self._run(handler, context, None if urgent else caller)
+                _keep_until_taken(caller, len(answer))
+                return answer
             except BatonError as error:
                 failure = error
             except grpc.aio.BaseError as error:
@@ -197,6 +200,8 @@ class Gate:
                 self._update_idle()
             if failed is None:
                 return
+            # An answer that the caller did not take may still be in front of the status.
+            _keep_until_taken(caller, 0)
             failure = failed
         await _end(context, failure)
 
@@ -375,6 +380,21 @@ async def _begin(context: Context) -> None:
     """
     with suppress(grpc.aio.UsageError):
         await context.send_initial_metadata(())
+
+
+def _keep_until_taken(caller: Caller, size: int) -> None:
+    """Count the running call among those whose end the caller has not taken, until gRPC has sent it: an answer stays in
+    memory as long as the caller grants no room for it by HTTP/2's flow control."""
+    task = asyncio.current_task()
+    assert task is not None, "gRPC runs each call in a task, which ends when its end is sent"
+    caller.untaken += 1
+    caller.untaken_bytes += size
+    task.add_done_callback(partial(_taken, caller, size))
+
+
+def _taken(caller: Caller, size: int, _: asyncio.Task[object]) -> None:
+    caller.untaken -= 1
+    caller.untaken_bytes -= size
 
 
 def _without_frames(error: E) -> E:

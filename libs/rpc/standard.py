@@ -35,6 +35,8 @@ CONNECTION_WATCHES = 8
 
 REQUESTS = 256
 """Maximum number of calls at one listener whose request has not arrived; one host may have half of them."""
+UNTAKEN = 1024
+"""Maximum number of answers at one listener that the callers of one host have not taken."""
 REQUEST_SECONDS = 5.0
 """Time for a request to arrive."""
 
@@ -69,6 +71,31 @@ class Shares:
         finally:
             release_slot(self._of, peer)
             release_slot(self._of_hosts, host)
+
+
+class Untaken:
+    """Answers that gRPC has not sent, because their callers grant no room for them. Each occupies one of the calls that
+    gRPC admits in total."""
+
+    def __init__(self, most_of_host: int) -> None:
+        self._most = most_of_host
+        self._of: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Untaken {sum(self._of.values())}>"
+
+    async def admit(self, context: Context) -> None:
+        """Ends the call with OVERLOADED if its host has taken too few answers. That end needs no room."""
+        if self._of.get(host_of(context.peer()), 0) >= self._most:
+            await abort(context, Overloaded())
+
+    def keep(self, context: Context) -> None:
+        """Count the answer of the running call until it is sent."""
+        task = asyncio.current_task()
+        assert task is not None, "gRPC runs each call in a task, which ends when its answer is sent"
+        host = host_of(context.peer())
+        take_slot(self._of, host)
+        task.add_done_callback(lambda _: release_slot(self._of, host))
 
 
 class Requests:
@@ -124,6 +151,7 @@ class Health(health.aio.HealthServicer):
     def __init__(self) -> None:
         super().__init__()
         self.requests = Requests(REQUESTS)
+        self.untaken = Untaken(UNTAKEN)
         self._watches: set[asyncio.Task[None]] = set()
         self._shares = Shares(WATCHES, CONNECTION_WATCHES)
 
@@ -162,7 +190,10 @@ def handlers(servicer: Health) -> grpc.GenericRpcHandler:
 
 
 async def _check(servicer: Health, _: object, context: Context) -> health_pb2.HealthCheckResponse:
-    return await servicer.Check(await _request(servicer, context), context)
+    await servicer.untaken.admit(context)
+    answer = await servicer.Check(await _request(servicer, context), context)
+    servicer.untaken.keep(context)
+    return answer
 
 
 async def _watch(servicer: Health, _: object, context: Context) -> None:
