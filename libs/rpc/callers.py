@@ -142,9 +142,8 @@ class Callers:
         self._most_calls = _most(limits.calls, calls, limits.share)
         self._most_streams = _most(limits.streams, streams, limits.share)
         # Twice: answers on their way are among them. Callers without limits are processes that take their answers.
-        self._most_untaken = (
-            UNTAKEN_OF_CALLS * min(self._most_calls, calls) if self._most_calls < math.inf else math.inf
-        )
+        limited = self._most_calls < math.inf
+        self._most_untaken = UNTAKEN_OF_CALLS * min(self._most_calls, calls) if limited else math.inf
         self._most_bytes = limits.request_bytes or math.inf
         self._rate = limits.rate
         self._seconds_per_call = 1 / limits.rate if limits.rate else 0.0

@@ -35,8 +35,9 @@ CONNECTION_WATCHES = 8
 
 REQUESTS = 256
 """Maximum number of calls at one listener whose request has not arrived; one host may have half of them."""
-UNTAKEN = 1024
-"""Maximum number of answers at one listener that the callers of one host have not taken."""
+UNENDED = 1024
+"""Maximum number of checks of one host at one listener that have not ended: most of them by answers that are not taken.
+"""
 REQUEST_SECONDS = 5.0
 """Time for a request to arrive."""
 
@@ -73,27 +74,25 @@ class Shares:
             release_slot(self._of_hosts, host)
 
 
-class Untaken:
-    """Answers that gRPC has not sent, because their callers grant no room for them. Each occupies one of the calls that
-    gRPC admits in total."""
+class Unended:
+    """Calls of each host that gRPC has not ended. An answer whose caller grants no room stays, and occupies one of
+    the calls that gRPC admits in total."""
 
     def __init__(self, most_of_host: int) -> None:
         self._most = most_of_host
         self._of: dict[str, int] = {}
 
     def __repr__(self) -> str:
-        return f"<Untaken {sum(self._of.values())}>"
+        return f"<Unended {sum(self._of.values())}>"
 
-    async def admit(self, context: Context) -> None:
-        """Ends the call with OVERLOADED if its host has taken too few answers. That end needs no room."""
-        if self._of.get(host_of(context.peer()), 0) >= self._most:
+    async def add(self, context: Context) -> None:
+        """Count the running call until its end is sent. Ends it with OVERLOADED, which needs no room, if its host has
+        too many."""
+        host = host_of(context.peer())
+        if self._of.get(host, 0) >= self._most:
             await abort(context, Overloaded())
-
-    def keep(self, context: Context) -> None:
-        """Count the answer of the running call until it is sent."""
         task = asyncio.current_task()
         assert task is not None, "gRPC runs each call in a task, which ends when its answer is sent"
-        host = host_of(context.peer())
         take_slot(self._of, host)
         task.add_done_callback(lambda _: release_slot(self._of, host))
 
@@ -151,7 +150,7 @@ class Health(health.aio.HealthServicer):
     def __init__(self) -> None:
         super().__init__()
         self.requests = Requests(REQUESTS)
-        self.untaken = Untaken(UNTAKEN)
+        self.unended = Unended(UNENDED)
         self._watches: set[asyncio.Task[None]] = set()
         self._shares = Shares(WATCHES, CONNECTION_WATCHES)
 
@@ -190,10 +189,8 @@ def handlers(servicer: Health) -> grpc.GenericRpcHandler:
 
 
 async def _check(servicer: Health, _: object, context: Context) -> health_pb2.HealthCheckResponse:
-    await servicer.untaken.admit(context)
-    answer = await servicer.Check(await _request(servicer, context), context)
-    servicer.untaken.keep(context)
-    return answer
+    await servicer.unended.add(context)
+    return await servicer.Check(await _request(servicer, context), context)
 
 
 async def _watch(servicer: Health, _: object, context: Context) -> None:

@@ -108,6 +108,7 @@ async def test_refused_calls_are_exported_by_listener_and_limit(exported: tuple[
     gate.refused["LIMIT_RATE"] += 2
     found = sorted(line for line in await page(port) if line.startswith("baton_refused_calls_total"))
     assert found == [
+        'baton_refused_calls_total{limit="LIMIT_ANSWERS",listener="public"} 0.0',
         'baton_refused_calls_total{limit="LIMIT_CALLS",listener="public"} 0.0',
         'baton_refused_calls_total{limit="LIMIT_RATE",listener="public"} 2.0',
         'baton_refused_calls_total{limit="LIMIT_REQUEST_BYTES",listener="public"} 0.0',

@@ -64,14 +64,18 @@ async def answered(address: str, path: str = ECHO) -> str:
 
 async def test_a_caller_has_a_limited_number_of_answers_that_it_has_not_taken() -> None:
     async with listening() as server, greedy(server.address) as client:
-        begun = [await client.call(ECHO, b"x") for _ in range(20)]
-        # Eight are served and stay; each of the others ends at once, with a status that needs no room.
-        await eventually(lambda: len(client.ended) == 12)
+        begun = []
+        for count in range(1, 9):
+            begun.append(await client.call(ECHO, b"x"))
+            await eventually(partial(_has_untaken, server, count))
+        # Each further call ends at once, with a status that needs no room.
+        more = [await client.call(ECHO, b"x") for _ in range(12)]
+        await eventually(lambda: client.ended == {*more})
         assert server.in_flight == 0
         assert await answered(server.address) == "LIMIT_ANSWERS"
         assert server.gate.refused["LIMIT_ANSWERS"] == 13
         await client.grant()
-        await eventually(lambda: client.ended == {*begun})
+        await eventually(lambda: client.ended == {*begun, *more})
 
         async def served() -> bool:
             return await answered(server.address) == "OK"
@@ -81,22 +85,21 @@ async def test_a_caller_has_a_limited_number_of_answers_that_it_has_not_taken() 
 
 async def test_answers_that_a_caller_has_not_taken_are_limited_in_bytes_together() -> None:
     async with listening(CallerLimits(request_bytes=2 * LARGE_BYTES)) as server, greedy(server.address) as client:
-        for _ in range(8):
+        for count in (1, 2, 3):
             await client.call(LARGE, b"x")
-        await eventually(lambda: len(client.ended) == 5)
+            await eventually(partial(_has_untaken, server, count))
+        refused = await client.call(LARGE, b"x")
+        await eventually(lambda: client.ended == {refused})
         assert await answered(server.address) == "LIMIT_ANSWERS"
 
 
 async def test_the_answers_of_a_connection_that_is_gone_are_no_longer_counted() -> None:
     async with listening() as server:
         async with greedy(server.address) as client:
-            for _ in range(8):
+            for count in range(1, 9):
                 await client.call(ECHO, b"x")
-
-            async def refused() -> bool:
-                return await answered(server.address) == "LIMIT_ANSWERS"
-
-            await eventually(refused)
+                await eventually(partial(_has_untaken, server, count))
+            assert await answered(server.address) == "LIMIT_ANSWERS"
 
         async def served() -> bool:
             return await answered(server.address) == "OK"
@@ -118,7 +121,7 @@ async def test_streams_whose_end_is_not_taken_are_counted(monkeypatch: pytest.Mo
 async def test_a_host_that_takes_no_answer_of_health_is_refused_and_keeps_no_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(standard, "UNTAKEN", 5)
+    monkeypatch.setattr(standard, "UNENDED", 5)
     async with listening() as server, greedy(server.address) as client:
         begun = [await client.call(CHECK, health_pb2.HealthCheckRequest().SerializeToString()) for _ in range(12)]
         await eventually(lambda: len(client.ended) == 7)
