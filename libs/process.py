@@ -23,7 +23,7 @@ from libs.eventlog.security import KafkaSecurity
 from libs.identity.settings import IdentitySettings
 from libs.pb.baton.telemetry.v1 import telemetry_pb2
 from libs.rpc.callers import SHARE, CallerLimits
-from libs.rpc.limits import REQUEST_BYTES
+from libs.rpc.limits import REQUEST_BYTES, raise_open_files
 from libs.settings import USAGE_EXIT_CODE, WrongSetting
 from libs.telemetry.metrics import open_metrics
 from libs.tls.process import Tls, TlsPaths, open_tls
@@ -255,6 +255,7 @@ def run(main: Coroutine[Any, Any, None]) -> int:
     clients' data.
     """
     os.umask(0o077)
+    raise_open_files()
     _spare_collections()
     try:
         with asyncio.Runner(loop_factory=event_loop()) as runner:

@@ -1060,6 +1060,11 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "streams_whose_end_is_not_taken_are_counted",
             "a_host_that_takes_no_answer_of_health_is_refused_and_keeps_no_calls",
         )
+        + _in(
+            "unit/test_rpc_connections.py",
+            "connections_beyond_the_limit_are_closed_and_those_before_are_served",
+            "a_process_asks_for_as_many_open_files_as_it_may_have",
+        )
         + _in("unit/test_callers.py", "the_number_of_remembered_callers_is_limited_and_those_with_calls_stay")
         + _in("unit/test_http_listener.py", "a_host_has_no_more_than_its_share_of_the_connections")
         + _in(

@@ -8,7 +8,6 @@ and calls (`libs.rpc.gate`).
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +22,7 @@ from libs.http.connection import HEAD_BYTES, HttpConnection
 from libs.http.handshake import Handshake
 from libs.http.hosts import Hosts
 from libs.rpc.errors import log_defect
+from libs.rpc.limits import open_files
 from libs.rpc.server import CannotListen
 from libs.tls.context import LiveContext
 from libs.tls.files import TlsFiles
@@ -60,9 +60,8 @@ class HttpConfig:
 
 
 def most_connections() -> int:
-    """Number of connections that the process's limit of open files allows (`ulimit -n`)."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return CONNECTIONS if soft == resource.RLIM_INFINITY else min(CONNECTIONS, soft // FILES_SHARE)
+    """Number of connections that the process's limit of open files allows."""
+    return min(CONNECTIONS, open_files() // FILES_SHARE)
 
 
 class HttpListener:

@@ -25,7 +25,7 @@ from libs.identity.port import Authenticator
 from libs.rpc import goaway, reflection, standard
 from libs.rpc.errors import Context
 from libs.rpc.gate import Gate, Handler, ServerLimits, Stream
-from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_SLACK_BYTES
+from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_SLACK_BYTES, most_connections
 from libs.rpc.tls import server_credentials
 from libs.tls.files import TlsFiles
 from libs.tls.hosts import is_loopback
@@ -91,6 +91,8 @@ class ServerConfig:
     """None: without TLS."""
     clock: Clock | None = None
     """Clock of the callers' rates; None for the system's."""
+    connections: int = field(default_factory=most_connections)
+    """Most connections; further ones are closed at once."""
 
     @property
     def connection_streams(self) -> int:
@@ -186,6 +188,7 @@ class Server:
                 # Size after decompression. A request within the slack is refused with the field and the limit.
                 ("grpc.max_receive_message_length", config.limits.request_bytes + REQUEST_SLACK_BYTES),
                 ("grpc.max_concurrent_streams", config.connection_streams),
+                ("grpc.max_allowed_incoming_connections", config.connections),
             ),
             # Only against floods that the gate cannot answer: the core refuses without a reason.
             maximum_concurrent_rpcs=2 * config.limits.calls + config.limits.streams + _BACKSTOP_CALLS,

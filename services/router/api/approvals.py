@@ -18,7 +18,7 @@ from libs.pb.baton.control.v1 import approvals_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import PHASES_BY_NUMBER, setting_to_pb, timestamp
-from services.router.api.roles import actor_of
+from services.router.api.roles import actor_of, resumes_admin_job
 from services.router.core import phase as phases
 from services.router.core.approvals import basis, live
 from services.router.core.pending import EXPIRES_SECONDS, PendingCall
@@ -81,6 +81,9 @@ STEPS: Mapping[str, Step] = {
         lambda request, setting: phases.advance(setting, PHASES_BY_NUMBER[request.to]),
     ),
     "StartJob": Step(_is_seizure, _job_effect),
+    "ChangeJob": Step(
+        resumes_admin_job, lambda request: f"continue the job {request.id}, which seizes the records of a store"
+    ),
     "DropParked": Step(
         lambda request: request.unauthenticated,
         lambda request: "drop all events without a right code that a store has parked",

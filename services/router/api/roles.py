@@ -34,7 +34,8 @@ ROLES: Mapping[str, Role] = {
 _ADMIN_JOBS = frozenset({SEIZE, RECOVER})
 
 
-def _resumes_admin_job(request: pb.ChangeJobRequest) -> bool:
+def resumes_admin_job(request: pb.ChangeJobRequest) -> bool:
+    """Whether it continues a seizure or a recovery."""
     # The id of a job begins with its kind.
     kind, _, _ = request.id.rpartition("-")
     return request.action == pb.ChangeJobRequest.ACTION_RESUME and kind in _ADMIN_JOBS
@@ -46,7 +47,7 @@ ELEVATED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "AdvancePhase with an override or to DEPRECATED",
     ),
     "StartJob": (lambda request: request.kind in _ADMIN_JOBS, "a job that recovers or seizes a store"),
-    "ChangeJob": (_resumes_admin_job, "resuming a job that recovers or seizes a store"),
+    "ChangeJob": (resumes_admin_job, "resuming a job that recovers or seizes a store"),
     **dict.fromkeys(("ReadEvents", "ShowRecord", "ListConflicts"), (lambda request: request.reveal, "showing secrets")),
 }
 """By method: the requests that need an admin, and their name in a refusal."""
