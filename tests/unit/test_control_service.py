@@ -39,7 +39,7 @@ class Part:
 
 async def test_each_method_is_taken_from_the_part_that_has_it() -> None:
     servicer = control_service([Part(*METHODS[:5]), Part(), Part(*METHODS[5:])], approvals()).servicer
-    assert [await getattr(servicer, name)(MagicMock(), None) for name in METHODS] == METHODS
+    assert [await getattr(servicer, name)(MagicMock(id="backfill-1"), None) for name in METHODS] == METHODS
 
 
 @pytest.mark.parametrize(
