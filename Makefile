@@ -86,7 +86,8 @@ check: lint bytecode ## lint and the fast tests, after each edit: under 90 secon
 	$(BIN)/python -m pytest -q --numprocesses 2 --no-servers -m "not slow" --hypothesis-profile check -r fE \
 	tests/unit tests/model tests/transcripts tests/contracts clients/python/tests
 
-# Three processes share the files, each with servers of its own: they wait more than they compute. The order is kept: long tests (acceptance) come first.
+# Three processes share the files, each with servers of its own: they wait more than they compute. The order is kept:
+# long tests (acceptance) come first.
 test: bytecode stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST_ARGS)
 
