@@ -34,11 +34,11 @@ SLOW_SECONDS = 1.0
 class Bodies:
     """The request bodies of one listener."""
 
-    def __init__(self, reading: int = READING, slow_seconds: float = SLOW_SECONDS, share: float = 1.0) -> None:
+    def __init__(self, reading: int = READING, slow_seconds: float | None = None, share: float = 1.0) -> None:
         """`share`: share of the slots that one caller may use."""
         self._most = reading
         self._most_of_one = reading * share
-        self._slow_seconds = slow_seconds
+        self._slow_seconds = SLOW_SECONDS if slow_seconds is None else slow_seconds
         self._reading: dict[asyncio.Task[Any], tuple[float, Caller]] = {}
         """Start of each reading by the event loop's clock, and its caller. Oldest first."""
         self._evicted: set[asyncio.Task[Any]] = set()
