@@ -67,7 +67,7 @@ class Handshake(asyncio.Protocol):
             ssl_shutdown_timeout=SHUTDOWN_SECONDS,
         )
         # Not later: the next bytes are the client's. `loop.start_tls` would take over in the next turn of the loop, and
-        # libuv's transports read before it, even if they are told to pause.
+        # libuv's transports read before it, even if they are paused.
         transport.set_protocol(tls)
         tls.connection_made(transport)
         self._task = loop.create_task(self._secure(transport, tls, done))
