@@ -33,6 +33,7 @@ NAME = "sandboxes/one"
 GET = pb.GetSandboxRequest(name=NAME)
 JSON = {"content-type": "application/json"}
 BOUND_SECONDS = 20.0
+LOOK_SECONDS = 1.0
 
 
 def token(who: str) -> str:
@@ -54,11 +55,11 @@ async def by_grpc(at: Programs, place: str, who: str) -> str:
         return await reason(channel, f"/{SERVICE}/GetSandbox", GET.SerializeToString(), who)
 
 
-async def reason(channel: Channel, path: str, request: bytes, who: str) -> str:
-    """Reason of a call's refusal; "" if it is answered."""
+async def reason(channel: Channel, path: str, request: bytes, who: str, seconds: float = BOUND_SECONDS) -> str:
+    """Reason of a call's refusal; "" if it is answered, or not answered in time."""
     shown = grpc.aio.Metadata(*headers(who).items())
     try:
-        await channel.multi_callable(path)(request, metadata=shown, timeout=BOUND_SECONDS)
+        await channel.multi_callable(path)(request, metadata=shown, timeout=seconds)
     except grpc.aio.AioRpcError as error:
         return reason_of(error)[0]
     return ""
@@ -159,7 +160,8 @@ async def test_a_flood_of_one_caller_leaves_calls_health_and_rollback_to_others(
         flood = [_stalled(channel, get, "mallory") for channel in (first, second) * 2]
 
         async def refused(looks: tuple[Channel, str, str], reason: str, stalls: tuple[Channel, str, str]) -> bool:
-            """A call that looks whether the slots are taken may take one, so another one fills it."""
+            """A call that looks whether the slots are taken may take one, in which it may wait behind bodies that do
+            not come. It gives the slot up after `LOOK_SECONDS`, and another one fills it."""
             if await _is(*looks, reason):
                 return True
             flood.append(_stalled(*stalls))
@@ -199,7 +201,7 @@ def _stalled(channel: Channel, path: str, who: str) -> Any:
 
 
 async def _is(channel: Channel, path: str, who: str, expected: str) -> bool:
-    return await reason(channel, path, b"", who) == expected
+    return await reason(channel, path, b"", who, LOOK_SECONDS) == expected
 
 
 @pytest.mark.parametrize(
