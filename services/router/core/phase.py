@@ -51,6 +51,8 @@ class PhaseRule:
     """Clients of an old schema version read at A and create records there, unless another rule steers their calls."""
     rehearses: bool
     """Both stores take live traffic, so a rehearsal may move buckets to the other store and back."""
+    sampled: bool
+    """A share of the calls that clients send to a store directly goes through a router, for the evidence."""
     gates: tuple[str, ...]
     """Gates to pass before entering this phase (see `gates.GATES`)."""
     effect: str
@@ -70,6 +72,7 @@ PHASES: dict[Phase, PhaseRule] = {
         way_back=True,
         old_clients_at_a=True,
         rehearses=False,
+        sampled=False,
         gates=(),
         effect="all calls go to A; B follows by the event log",
         answers="A",
@@ -84,6 +87,7 @@ PHASES: dict[Phase, PhaseRule] = {
         way_back=True,
         old_clients_at_a=True,
         rehearses=False,
+        sampled=True,
         gates=("audit", "backfill", "lag", "parked"),
         effect="all calls go to A; sampled reads are compared with B's answers",
         answers="A",
@@ -98,6 +102,7 @@ PHASES: dict[Phase, PhaseRule] = {
         way_back=True,
         old_clients_at_a=True,
         rehearses=True,
+        sampled=True,
         gates=("shadow-consistent", "lag", "parked"),
         effect="canary buckets are handed to B, as many as `baton canary set` sets; all others stay at A",
         answers="the record's owner: B for canary buckets, else A",
@@ -112,6 +117,7 @@ PHASES: dict[Phase, PhaseRule] = {
         way_back=True,
         old_clients_at_a=True,
         rehearses=True,
+        sampled=True,
         gates=("error-rate", "canary-complete", "ledger", "lag", "parked"),
         effect="every bucket is handed to B; A follows by the event log",
         answers="the record's owner: B, or A until the record has moved",
@@ -126,6 +132,7 @@ PHASES: dict[Phase, PhaseRule] = {
         way_back=True,
         old_clients_at_a=False,
         rehearses=False,
+        sampled=True,
         gates=("buckets-done", "latency-parity", "rehearsal", "ledger", "lag", "parked"),
         effect="B serves everything; A stays a hot backup that applies every change",
         answers="B",
@@ -140,6 +147,7 @@ PHASES: dict[Phase, PhaseRule] = {
         way_back=False,
         old_clients_at_a=False,
         rehearses=False,
+        sampled=False,
         gates=("a-owns-nothing", "golden-metrics", "no-active-clients", "nothing-under-way", "ledger", "lag", "parked"),
         effect="A may be shut down: there is no way back after this",
         answers="B",

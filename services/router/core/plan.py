@@ -8,7 +8,7 @@ The target is a hint. The store that gets the call checks its row and may answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -82,6 +82,29 @@ def home(setting: Setting, flags: Flags, bucket: int) -> Store:
     if flags.use_service_layer is not None and setting.rule.way_back:
         return Store.B if flags.use_service_layer else Store.A
     return _by_phase(setting, bucket).store
+
+
+class Kind(NamedTuple):
+    """Buckets whose calls have the same target, and which have the same home."""
+
+    buckets: Sequence[int]
+    """In order; not empty."""
+    in_rehearsal: bool = False
+
+    @property
+    def first(self) -> int:
+        return self.buckets[0]
+
+
+def kinds(setting: Setting) -> list[Kind]:
+    """All buckets, each in one kind."""
+    canary, away = canary_buckets(setting.canary_permille), frozenset(setting.rehearsal)
+    found = [
+        Kind([bucket for bucket in buckets if (bucket in away) is in_rehearsal], in_rehearsal)
+        for buckets in (range(canary), range(canary, BUCKETS))
+        for in_rehearsal in (False, True)
+    ]
+    return [kind for kind in found if kind.buckets]
 
 
 class Aim(NamedTuple):
