@@ -905,11 +905,16 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_seizure_waits_for_a_second_admin_and_runs_once",
             "the_last_phase_waits_and_meets_its_gates_on_approval",
             "a_call_on_another_setting_is_outdated",
+            "a_step_runs_on_the_setting_of_its_approval",
+            "a_call_is_withdrawn_by_its_caller_or_by_an_admin",
+            "a_call_of_a_newer_release_is_shown_and_not_run",
+            "the_rule_is_not_switched_on_while_a_router_does_not_know_it",
             "one_admin_can_roll_back_alone_and_cannot_switch_the_rule_off",
             "a_router_without_names_is_no_way_around",
             "two_people_at_the_command_line",
         )
         + _in("unit/test_approvals.py", "steps_without_a_way_back_need_a_second_person", "a_call_expires")
+        + _in("unit/test_flags.py", "a_router_keeps_the_fields_of_a_newer_release")
         + _in(
             "contracts/test_control_store.py",
             "a_call_that_waits_for_a_second_person_is_seen_by_all_routers_and_taken_once",

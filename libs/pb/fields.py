@@ -119,6 +119,8 @@ FIELDS: dict[str, str] = {
     'baton.control.v1.SwitchIdentityResponse': 'setting',
     'baton.control.v1.WatchStatusRequest': 'interval_seconds',
     'baton.control.v1.WatchStatusResponse': 'status',
+    'baton.control.v1.WithdrawCallRequest': 'actor reason id',
+    'baton.control.v1.WithdrawCallResponse': 'call',
     'baton.identity.v1.Principal': 'subject accounts roles',
     'baton.options.v1.ListRule': 'items next_page_token page_token page_size default_page_size max_page_size',
     'baton.options.v1.MethodRule': 'key made_id creates creates_if operation request_id list ignored_reply_fields watch revision changes_nothing_if new_key_pattern probe_if',

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,25 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.rpc.channel import Channel, open_channel
 from services.router.cli.options import Exit
-from services.router.control.port import JournalEntry
+from services.router.control.port import JournalEntry, Report
 from services.router.control.sqlite import SqliteControlStore
-from services.router.core.approvals import set_two_person
-from services.router.core.phase import Phase, advance
+from services.router.core.approvals import basis, record, set_two_person
+from services.router.core.pending import PendingCall
+from services.router.core.phase import Phase, advance, noted
+from services.router.flows.steering.migration import Migration
 from tests.commands import answer, baton
 from tests.contracts.identity_adapters import write
 from tests.integration.test_operators import At, bearer, outcome, running_router
+from tests.waiting import eventually
 
-ANN, BOB = "token-of-the-admin-ann", "token-of-the-admin-bob"
+ANN, BOB, CID = "token-of-the-admin-ann", "token-of-the-admin-bob", "token-of-one-more-person"
 
 
-def two_admins(folder: Path) -> dict[str, Any]:
+def two_admins(folder: Path, **roles: str) -> dict[str, Any]:
+    """`roles`: of people who are no admins."""
     entries = "".join(
-        f'[[token]]\nsubject = "{name}"\ntoken = "{token}"\nroles = ["admin"]\n'
-        for name, token in (("ann", ANN), ("bob", BOB))
+        f'[[token]]\nsubject = "{name}"\ntoken = "{token}"\nroles = ["{roles.get(name, "admin")}"]\n'
+        for name, token in (("ann", ANN), ("bob", BOB), ("cid", CID))
     )
     return {
         "control_auth": "tokens",
@@ -85,6 +91,96 @@ async def test_a_seizure_waits_for_a_second_admin_and_runs_once(tmp_path: Path) 
         assert await waiting(channel) == []
 
 
+async def test_a_call_is_withdrawn_by_its_caller_or_by_an_admin(tmp_path: Path) -> None:
+    await at_cutover(tmp_path)
+    settings = two_admins(tmp_path, cid="operator")
+    async with running_router(**settings) as address, open_channel(address) as channel:
+        for token, withdrawn in ((ANN, ""), (BOB, ""), (CID, "ROLE_MISSING")):
+            assert await outcome(channel, "StartJob", SEIZE, bearer(ANN)) == "SECOND_PERSON_NEEDED"
+            (call,) = await waiting(channel)
+            request = approvals_pb2.WithdrawCallRequest(actor="x", id=call.id)
+            assert await outcome(channel, "WithdrawCall", request, bearer(token)) == withdrawn
+            if not withdrawn:
+                assert await approved(channel, call.id) == "CALL_NOT_FOUND"
+        assert (await waiting(channel))[0].id == call.id
+    # The caller is no longer an admin.
+    settings = two_admins(tmp_path, ann="operator")
+    async with running_router(**settings) as address, open_channel(address) as channel:
+        assert await outcome(channel, "WithdrawCall", request, bearer(ANN)) == ""
+        assert await waiting(channel) == []
+        assert await kinds_of_jobs(channel) == []
+
+
+async def test_a_step_runs_on_the_setting_of_its_approval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another router's change, which this one sees between the approval and the step, is not approved."""
+    await at_cutover(tmp_path)
+    approve = Migration.approve
+
+    async def approve_and_see(self: Migration, *arguments: Any) -> Any:
+        done = await approve(self, *arguments)
+        async with SqliteControlStore.open(tmp_path / "control.db") as store:
+            before = await store.load()
+            assert await store.change(JournalEntry(SystemClock().now(), "eve", "note", "", before, noted(before)))
+        await self._cache.refresh()
+        return done
+
+    async with running_router(**two_admins(tmp_path)) as address, open_channel(address) as channel:
+        assert await outcome(channel, "AdvancePhase", DEPRECATED, bearer(ANN)) == "SECOND_PERSON_NEEDED"
+        (call,) = await waiting(channel)
+        monkeypatch.setattr(Migration, "approve", approve_and_see)
+        assert await approved(channel, call.id) == "OUTDATED"
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        {"method": "EraseStore"},
+        {"unknown": (("witness", '"eve"'),)},
+        {"request": SEIZE.SerializeToString() + b"\xfa\x7f\x01x"},
+    ],
+    ids=["method", "field", "request"],
+)
+async def test_a_call_of_a_newer_release_is_shown_and_not_run(tmp_path: Path, newer: dict[str, Any]) -> None:
+    await at_cutover(tmp_path)
+    async with SqliteControlStore.open(tmp_path / "control.db") as store:
+        before = await store.load()
+        now = SystemClock().now()
+        call = PendingCall("c1", "StartJob", SEIZE.SerializeToString(), "tokens:ann", "", basis(before), now)
+        after = record(before, replace(call, **newer))
+        assert await store.change(JournalEntry(now, "ann", "approval requested", "", before, after))
+    async with running_router(**two_admins(tmp_path)) as address, open_channel(address) as channel:
+        (shown,) = await waiting(channel)
+        assert "a call of a newer release" in shown.effect
+        assert await outcome(channel, "GetStatus", pb.GetStatusRequest(), bearer(ANN)) == ""
+        assert await approved(channel, "c1") == "NEWER_CALL"
+        assert await kinds_of_jobs(channel) == []
+        request = approvals_pb2.WithdrawCallRequest(actor="x", id="c1")
+        assert await outcome(channel, "WithdrawCall", request, bearer(BOB)) == ""
+
+
+async def test_the_rule_is_not_switched_on_while_a_router_does_not_know_it(tmp_path: Path) -> None:
+    settings = two_admins(tmp_path)
+    on = pb.SetTwoPersonRequest(actor="ann", on=True)
+    async with (
+        running_router(**settings) as address,
+        open_channel(address) as channel,
+        SqliteControlStore.open(tmp_path / "control.db") as store,
+    ):
+        earlier = json.loads(next(iter(await eventually(store.reports))).text)
+        assert "two_person" in earlier.pop("setting_fields")
+        numbers = itertools.count()
+
+        async def seen() -> bool:
+            await store.report(Report("earlier", next(numbers), json.dumps(earlier)))
+            stub = ControlServiceStub(channel.grpc)
+            found = await stub.GetIdentity(pb.GetIdentityRequest(), metadata=tuple(bearer(ANN).items()))
+            return "router earlier" in [process.name for process in found.processes]
+
+        await eventually(seen)
+        assert await outcome(channel, "SetTwoPerson", on, bearer(ANN)) == "ROUTERS_NOT_READY"
+        assert not (await store.load()).two_person
+
+
 async def test_the_last_phase_waits_and_meets_its_gates_on_approval(tmp_path: Path) -> None:
     await at_cutover(tmp_path)
     async with running_router(**two_admins(tmp_path)) as address, open_channel(address) as channel:
@@ -139,13 +235,19 @@ async def test_a_router_without_names_is_no_way_around(tmp_path: Path, kind: str
             assert await outcome(channel, name, request, shown) == "IDENTITY_NEEDED", name
 
 
+async def switched_on(router: At, *options: str) -> bool:
+    """A router that has just started has not read the reports of the others yet."""
+    done = await baton(router, "two-person", "on", *options)
+    return done.exit_code == Exit.OK
+
+
 async def test_two_people_at_the_command_line(tmp_path: Path) -> None:
     settings = two_admins(tmp_path)
     ann = ("--token-file", str(write(tmp_path / "ann", ANN)), "--yes")
     bob = ("--token-file", str(write(tmp_path / "bob", BOB)))
     async with running_router(**settings) as address:
         router = At(address)
-        assert (await answer(router, "two-person", "on", *ann))["two_person"] is True
+        await eventually(lambda: switched_on(router, *ann))
         seize = await baton(router, "seize", "B", "--confirm", "service_layer", "--reason", "B is lost", *ann)
         assert seize.exit_code == Exit.SECOND_PERSON, seize
         (call,) = (await answer(router, "approvals", *bob))["calls"]
@@ -157,11 +259,21 @@ async def test_two_people_at_the_command_line(tmp_path: Path) -> None:
         assert "you made the call" in own.stderr
         alert = f"tokens:ann asks for a second admin: {call['effect']}: baton approve {call['id']}"
         assert alert in (await answer(router, "status", *bob))["alerts"]
+        shown = await answer(router, "withdraw", call["id"], "--dry-run", *bob)
+        assert (shown["id"], shown["dry_run"]) == (call["id"], True)
+        shown = await answer(router, "withdraw", call["id"], "--reason", "not now", *ann)
+        assert (shown["id"], shown["dry_run"]) == (call["id"], False)
+        gone = await baton(router, "withdraw", call["id"], *ann)
+        assert (gone.exit_code, "no call" in gone.stderr) == (Exit.FAILED, True)
+        await baton(router, "seize", "B", "--confirm", "service_layer", "--reason", "B is lost", *ann)
+        (call,) = (await answer(router, "approvals", *bob))["calls"]
         done = await answer(router, "approve", call["id"], "--yes", "--reason", "seen", *bob)
         assert done["answer"]["job"]["kind"] == "seize"
         entries = (await answer(router, "journal", *bob))["entries"]
         found = {entry["action"]: (entry["actor"], entry["reason"]) for entry in entries}
         assert found["approval requested"] == ("tokens:ann (ann@host)", "B is lost")
+        assert found["withdrawn"][0] == "tokens:ann (ann@host)"
+        assert found["withdrawn"][1].startswith("not now (")
         assert found["approved"][1] == f"seen ({call['id']}: StartJob, called by tokens:ann)"
         assert found["job requested"][0] == "tokens:bob (ann@host)"
         assert f"B is lost ({call['id']}, called by tokens:ann)" in found["job requested"][1]

@@ -21,6 +21,7 @@ from services.router.core.approvals import (
     record,
     same,
     set_two_person,
+    withdraw,
 )
 from services.router.core.pending import CLOCKS_APART_SECONDS, EXPIRES_SECONDS, MAX_PENDING, PendingCall
 from services.router.core.phase import IllegalMove, Outdated, Phase, Setting, noted, rollback, set_flag
@@ -102,6 +103,15 @@ def test_the_rule_is_switched_and_outlives_a_rollback() -> None:
     assert rollback(on, Phase.OFF).two_person
     with pytest.raises(IllegalMove, match="is on already"):
         set_two_person(on, on=True)
+
+
+def test_a_call_is_taken_out_without_running() -> None:
+    recorded = record(waiting(), made(id="c2"))
+    after, call = withdraw(recorded, "c1", NOW + 1)
+    assert (after.generation, after.pending, call) == (10, (made(id="c2"),), made())
+    for gone, seconds in (("c1", 1.0), ("c2", EXPIRES_SECONDS)):
+        with pytest.raises(CallNotFound):
+            withdraw(after, gone, NOW + seconds)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ METHODS = [method.name for method in pb.DESCRIPTOR.services_by_name["ControlServ
 
 def approvals() -> ApprovalMethods:
     clock = ManualClock()
-    return ApprovalMethods(MagicMock(), SettingCache(MemoryControlStore(clock=clock), clock), clock)
+    return ApprovalMethods(MagicMock(), SettingCache(MemoryControlStore(clock=clock), clock), clock, MagicMock())
 
 
 class Part:

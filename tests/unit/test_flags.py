@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,8 +18,10 @@ from libs.errors import InvalidField
 from libs.flags.memory import MemoryFlags
 from libs.flags.port import FlagReading, FlagSource, FlagsUnavailable
 from libs.ownership.model import Store
-from services.router.control.codec import setting_from_json, setting_to_json
+from services.router.control.codec import job_from_json, job_to_json, setting_from_json, setting_to_json
 from services.router.core.flags import FlagNames
+from services.router.core.jobs import Job, JobState
+from services.router.core.pending import PendingCall
 from services.router.core.phase import IllegalMove, Phase, Setting, advance, next_phase, rollback, set_flag
 from services.router.core.plan import LASTING_SECONDS, NO_FLAGS, Flags, aim, home, target
 from services.router.flows.steering.flags import ANSWER_SECONDS, Switches
@@ -94,6 +97,20 @@ def test_flags_survive_being_written_and_old_settings_have_none() -> None:
     old = json.loads(setting_to_json(Setting(1)))
     del old["flags"]
     assert setting_from_json(json.dumps(old)) == Setting(1)
+
+
+def test_a_router_keeps_the_fields_of_a_newer_release() -> None:
+    """In the setting, in the calls that wait, and in jobs."""
+    call = PendingCall("c1", "StartJob", b"x", "idp:ann", "", "", 1.0)
+    fields = json.loads(setting_to_json(Setting(1, pending=(call,))))
+    fields["later"] = {"a": [1, None]}
+    fields["pending"][0]["witness"] = "idp:eve"
+    after = set_flag(setting_from_json(json.dumps(fields)), GET, False)
+    fields |= {"generation": 2, "flags": {GET: False}}
+    assert json.loads(setting_to_json(after)) == fields
+    job = json.loads(job_to_json(Job("backfill", "backfill to B", "ann"))) | {"later": 7}
+    paused = replace(job_from_json(json.dumps(job), 3, 1), state=JobState.PAUSED)
+    assert json.loads(job_to_json(paused)) == job | {"state": "PAUSED"}
 
 
 @pytest.mark.parametrize("value", [1, "true", None])

@@ -10,20 +10,22 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from libs.clock import Clock
 from libs.errors import BatonError
-from libs.identity.principal import ANONYMOUS_SUBJECT, current_principal
+from libs.identity.principal import ANONYMOUS_SUBJECT, Role, current_principal
 from libs.pb.baton.control.v1 import approvals_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import PHASES_BY_NUMBER, setting_to_pb, timestamp
-from services.router.api.roles import actor_of, resumes_admin_job
+from services.router.api.roles import RoleMissing, actor_of, resumes_admin_job
 from services.router.core import phase as phases
-from services.router.core.approvals import basis, live
+from services.router.core.approvals import NewerCall, basis, live, waiting
 from services.router.core.pending import EXPIRES_SECONDS, PendingCall
 from services.router.core.phase import PHASES, Setting
 from services.router.flows.jobs.recover import RECOVER, SEIZE
+from services.router.flows.steering.measure import Measurement
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.observe import SettingCache
 
@@ -39,6 +41,13 @@ class SecondPersonNeeded(BatonError):
 
     code = "FAILED_PRECONDITION"
     reason = "SECOND_PERSON_NEEDED"
+
+
+class RoutersNotReady(BatonError):
+    """A router does not know the two-person rule. It would take the steps alone, and drop the rule from the setting."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "ROUTERS_NOT_READY"
 
 
 class IdentityNeeded(BatonError):
@@ -96,8 +105,9 @@ STEPS: Mapping[str, Step] = {
 class ApprovalMethods:
     """Methods of the control API, and the guard of the others."""
 
-    def __init__(self, migration: Migration, cache: SettingCache, clock: Clock) -> None:
+    def __init__(self, migration: Migration, cache: SettingCache, clock: Clock, measurement: Measurement) -> None:
         self._migration = migration
+        self._measurement = measurement
         self._cache = cache
         self._clock = clock
         self._guarded: dict[str, Method] = {}
@@ -139,9 +149,19 @@ class ApprovalMethods:
         self, request: pb.SetTwoPersonRequest, context: Context
     ) -> pb.SetTwoPersonResponse:
         _subject()
+        if request.on:
+            self._check_routers()
         decision = Decision(actor_of(request.actor), request.reason, request.generation)
         setting = await self._migration.set_two_person(decision, on=request.on)
         return pb.SetTwoPersonResponse(setting=setting_to_pb(setting))
+
+    def _check_routers(self) -> None:
+        """Raises RoutersNotReady."""
+        obstacles = [f"router {name} is of an earlier release" for name in self._measurement.without("two_person")]
+        if not self._measurement.fresh:
+            obstacles.append("the reports of the other routers cannot be read")
+        if obstacles:
+            raise RoutersNotReady(f"{'; '.join(obstacles)}: nothing was changed")
 
     async def ListPendingCalls(  # noqa: N802
         self, request: approvals_pb2.ListPendingCallsRequest, context: Context
@@ -155,16 +175,28 @@ class ApprovalMethods:
     ) -> approvals_pb2.ApproveCallResponse:
         subject = _subject()
         decision = Decision(actor_of(request.actor), request.reason)
-        before = self._cache.current
-        call = await self._migration.approve(decision, request.id, subject)
+        before = await self._cache.refresh()
+        _check_known(waiting(before, request.id, self._clock.now()))
+        call, setting = await self._migration.approve(decision, request.id, subject)
         asked = _request_of(call)
         asked.actor = request.actor
         asked.reason = f"{asked.reason[:_REASON_CHARACTERS]} ({call.id}, called by {call.subject})".strip()
         if hasattr(asked, "generation"):
-            # The approval made this generation, on the setting that the call was made on.
-            asked.generation = self._cache.current.generation
+            # The approval made this generation, on the setting that the call was made on. The cache may be ahead of it.
+            asked.generation = setting.generation
         answer = await self._guarded[call.method](asked, context)
         return approvals_pb2.ApproveCallResponse(call=_call_to_pb(call, before), answer_json=MessageToJson(answer))
+
+    async def WithdrawCall(  # noqa: N802
+        self, request: approvals_pb2.WithdrawCallRequest, context: Context
+    ) -> approvals_pb2.WithdrawCallResponse:
+        before = await self._cache.refresh()
+        call = waiting(before, request.id, self._clock.now())
+        principal = current_principal()
+        if call.subject != principal.subject and not principal.has(Role.ADMIN):
+            raise RoleMissing(f"{request.id} is the call of another operator: an admin may withdraw it")
+        await self._migration.withdraw(Decision(actor_of(request.actor), request.reason), request.id)
+        return approvals_pb2.WithdrawCallResponse(call=_call_to_pb(call, before))
 
     def alerts(self, setting: Setting) -> list[str]:
         """A line for each call that waits."""
@@ -184,7 +216,20 @@ def _request_of(call: PendingCall) -> Any:
     return GetMessageClass(_METHODS[call.method].input_type).FromString(call.request)
 
 
+def _is_known(call: PendingCall) -> bool:
+    """Whether this release can run the whole call: a router of a newer one may have recorded it."""
+    return call.method in STEPS and not call.unknown and not UnknownFieldSet(_request_of(call))
+
+
+def _check_known(call: PendingCall) -> None:
+    """Raises NewerCall."""
+    if not _is_known(call):
+        raise NewerCall()
+
+
 def _effect(call: PendingCall) -> str:
+    if not _is_known(call):
+        return f"{call.method}, a call of a newer release: approve it at a router of that release"
     return STEPS[call.method].effect(_request_of(call))
 
 
@@ -192,7 +237,7 @@ def _call_to_pb(call: PendingCall, setting: Setting) -> approvals_pb2.PendingCal
     return approvals_pb2.PendingCall(
         id=call.id,
         method=call.method,
-        request_json=MessageToJson(_request_of(call)),
+        request_json=MessageToJson(_request_of(call)) if call.method in STEPS else "{}",
         effect=_effect(call),
         subject=call.subject,
         reason=call.reason,

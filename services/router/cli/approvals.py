@@ -1,13 +1,19 @@
-"""`baton approve`, `baton approvals` and `baton two-person`: steps that need a second person."""
+"""`baton approve`, `baton approvals`, `baton withdraw` and `baton two-person`: steps that need a second person."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from libs.pb.baton.control.v1.approvals_pb2 import PendingCall
+    from services.router.cli.client import Control
 
 SWITCH = {"on": True, "off": False}
 
@@ -15,6 +21,7 @@ SWITCH = {"on": True, "off": False}
 def register(app: typer.Typer) -> None:
     command(app, "approvals", Common)(approvals)
     command(app, "approve", Changing)(approve)
+    command(app, "withdraw", Changing)(withdraw)
     command(app, "two-person", Changing)(two_person)
 
 
@@ -43,10 +50,10 @@ def approvals(options: Common) -> None:
         show.show("no call waits" if view["two_person"] else "no call waits; the two-person rule is off")
 
 
-def approve(
-    options: Changing,
-    call_id: Annotated[str, typer.Argument(metavar="ID", help="An id from `baton approvals`.")],
-) -> None:
+CallId = Annotated[str, typer.Argument(metavar="ID", help="An id from `baton approvals`.")]
+
+
+def approve(options: Changing, call_id: CallId) -> None:
     """Run a call that another admin has made. --dry-run shows what would run.
 
     \b
@@ -58,14 +65,9 @@ def approve(
     from services.router.cli.client import control
 
     with control(options) as router:
-        listed = router.call("ListPendingCalls", pb.ListPendingCallsRequest()).calls
-        found = [call for call in listed if call.id == call_id]
-        if not found:
-            raise CommandFailed(f"no call {call_id!r} waits for approval: baton approvals lists them")
-        call = found[0]
-        effects = [call.effect, f"called by {call.subject}{f': {call.reason}' if call.reason else ''}"]
+        call = _waiting(router, call_id)
         request = " ".join(call.request_json.split())
-        agreed = agree(options, [*effects, f"{call.method} {request}"])
+        agreed = agree(options, [call.effect, _caller(call), f"{call.method} {request}"])
         answer = None
         if agreed:
             order = pb.ApproveCallRequest(actor=options.who, reason=options.reason, id=call_id)
@@ -74,6 +76,43 @@ def approve(
         show.print_json({**views.view_of(call), **agreed.view, "answer": answer})
     elif agreed:
         show.show("done")
+
+
+def withdraw(options: Changing, call_id: CallId) -> None:
+    """End the wait of a call; it does not run. For its caller and for admins.
+
+    \b
+    JSON keys: those of {PendingCall}, dry_run effects
+    """
+    from libs.pb.baton.control.v1 import approvals_pb2 as pb
+    from services.router.cli import show, views
+    from services.router.cli.client import control
+
+    with control(options) as router:
+        call = _waiting(router, call_id)
+        agreed = agree(options, [f"this call does not run: {call.effect}", _caller(call)])
+        if agreed:
+            order = pb.WithdrawCallRequest(actor=options.who, reason=options.reason, id=call_id)
+            router.call("WithdrawCall", order)
+    if options.json:
+        show.print_json({**views.view_of(call), **agreed.view})
+    elif agreed:
+        show.show("withdrawn")
+
+
+def _waiting(router: Control, call_id: str) -> PendingCall:
+    """Raises CommandFailed."""
+    from libs.pb.baton.control.v1 import approvals_pb2 as pb
+
+    listed: Sequence[PendingCall] = router.call("ListPendingCalls", pb.ListPendingCallsRequest()).calls
+    for call in listed:
+        if call.id == call_id:
+            return call
+    raise CommandFailed(f"no call {call_id!r} waits for approval: baton approvals lists them")
+
+
+def _caller(call: PendingCall) -> str:
+    return f"called by {call.subject}{f': {call.reason}' if call.reason else ''}"
 
 
 def two_person(

@@ -1,10 +1,15 @@
-"""The JSON form of settings, gate results and jobs in a control store. Keys are the names of the fields."""
+"""The JSON form of settings, gate results and jobs in a control store. Keys are the names of the fields.
+
+Routers of two releases write the same rows. A router keeps the fields of a newer release that it does not know, and
+writes them again.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from typing import Any
 
 from services.router.control.port import DamagedSetting
 from services.router.core.gates import GateResult, Verdict
@@ -28,9 +33,30 @@ def setting_to_json(setting: Setting) -> str:
             "shadow_since": setting.shadow_since,
             "serves_subjects": setting.serves_subjects,
             "two_person": setting.two_person,
-            "pending": [{**asdict(call), "request": call.request.hex()} for call in setting.pending],
+            "pending": [_call_to_fields(call) for call in setting.pending],
+            **_values(setting.unknown),
         }
     )
+
+
+def _call_to_fields(call: PendingCall) -> dict[str, Any]:
+    named = asdict(call)
+    del named["unknown"]
+    return {**named, "request": call.request.hex(), **_values(call.unknown)}
+
+
+def _call_from_fields(found: Mapping[str, Any]) -> PendingCall:
+    known = {name: value for name, value in found.items() if name in _CALL_FIELDS}
+    known["request"] = bytes.fromhex(known["request"])
+    return PendingCall(**known, unknown=_unknown(found, _CALL_FIELDS))
+
+
+def _unknown(found: Mapping[str, Any], known: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, json.dumps(value)) for name, value in sorted(found.items()) if name not in known)
+
+
+def _values(unknown: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    return {name: json.loads(text) for name, text in unknown}
 
 
 def setting_from_json(text: str) -> Setting:
@@ -48,9 +74,8 @@ def setting_from_json(text: str) -> Setting:
         shadow_since=int(found.get("shadow_since", 0)),
         serves_subjects=bool(found.get("serves_subjects", False)),
         two_person=bool(found.get("two_person", False)),
-        pending=tuple(
-            PendingCall(**{**call, "request": bytes.fromhex(call["request"])}) for call in found.get("pending", ())
-        ),
+        pending=tuple(_call_from_fields(call) for call in found.get("pending", ())),
+        unknown=_unknown(found, SETTING_FIELDS),
     )
 
 
@@ -107,17 +132,32 @@ _JOB_COLUMNS = frozenset({"id", "version", "checkpoint", "report"})
 """Fields of a job that have their own columns: bytes, large values, and values that the store assigns."""
 
 
+def _names(kind: Any) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind)) - {"unknown"}
+
+
+SETTING_FIELDS, _CALL_FIELDS, _JOB_FIELDS = _names(Setting), _names(PendingCall), _names(Job)
+
+
 def job_to_json(job: Job) -> str:
-    named = {field.name: getattr(job, field.name) for field in fields(job) if field.name not in _JOB_COLUMNS}
-    return json.dumps({**named, "state": job.state.value, "arguments": dict(job.arguments)})
+    stored = _JOB_FIELDS - _JOB_COLUMNS
+    named = {field.name: getattr(job, field.name) for field in fields(job) if field.name in stored}
+    return json.dumps({**named, "state": job.state.value, "arguments": dict(job.arguments), **_values(job.unknown)})
 
 
 def job_from_json(text: str, number: int, version: int, checkpoint: bytes = b"", report: str = "") -> Job:
     """`number`: the job's number in the store."""
     named = json.loads(text)
-    known = {field.name: named[field.name] for field in fields(Job) if field.name in named}
+    known = {name: value for name, value in named.items() if name in _JOB_FIELDS}
     known["state"] = JobState(named["state"])
-    return Job(**known, id=job_id(known["kind"], number), version=version, checkpoint=checkpoint, report=report)
+    return Job(
+        **known,
+        id=job_id(known["kind"], number),
+        version=version,
+        checkpoint=checkpoint,
+        report=report,
+        unknown=_unknown(named, _JOB_FIELDS),
+    )
 
 
 def job_id(kind: str, number: int) -> str:

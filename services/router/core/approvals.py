@@ -2,7 +2,8 @@
 
 While it is on, a step without a way back takes two people. The first one's call is recorded with its exact request and
 with a hash of the setting that it was made on. A second person, of another subject, approves it, which takes it out of
-the record and runs it. So it runs at most once. It does not run after ten minutes, nor on another setting.
+the record and runs it. So it runs at most once. It does not run after ten minutes, nor on another setting. Its caller
+or an admin may withdraw it.
 
 The rule and the recorded calls are in the setting, so they hold at every router, whatever the router's own settings.
 Which calls need a second person is in `services.router.api.approvals`: rollbacks, holds and flags never do.
@@ -30,6 +31,13 @@ class OwnCall(BatonError):
 
     code = "PERMISSION_DENIED"
     reason = "OWN_CALL"
+
+
+class NewerCall(BatonError):
+    """The call has a part that this router does not know: approve it at a router of the release that made it."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "NEWER_CALL"
 
 
 class TooManyCalls(BatonError):
@@ -61,23 +69,38 @@ def record(setting: Setting, call: PendingCall) -> Setting:
     """Record a call. Raises TooManyCalls."""
     pending = live(setting, call.seconds)
     if len(pending) >= MAX_PENDING:
-        raise TooManyCalls(f"{MAX_PENDING} calls wait for approval: approve them, or wait until they expire")
+        raise TooManyCalls(f"{MAX_PENDING} calls wait for approval: approve or withdraw some of them")
     return replace(noted(setting), pending=(*pending, call))
 
 
 def approve(setting: Setting, call_id: str, subject: str, now: float) -> tuple[Setting, PendingCall]:
     """Take a call out of the record, to run it. Raises CallNotFound, OwnCall, Outdated."""
-    pending = live(setting, now)
-    found = [call for call in pending if call.id == call_id]
-    if not found:
-        minutes = EXPIRES_SECONDS / 60
-        raise CallNotFound(f"no call {call_id!r} waits for approval: calls expire after {minutes:.0f} minutes")
-    (call,) = found
+    call = waiting(setting, call_id, now)
     if call.subject == subject:
         raise OwnCall(f"you made the call {call_id} yourself: another admin must approve it")
     if call.basis != basis(setting):
         raise Outdated(f"the setting has changed since the call {call_id} was made: nothing was done; call again")
-    return replace(noted(setting), pending=tuple(one for one in pending if one is not call)), call
+    return _without(setting, call, now), call
+
+
+def withdraw(setting: Setting, call_id: str, now: float) -> tuple[Setting, PendingCall]:
+    """Take a call out of the record without running it. Raises CallNotFound."""
+    call = waiting(setting, call_id, now)
+    return _without(setting, call, now), call
+
+
+def waiting(setting: Setting, call_id: str, now: float) -> PendingCall:
+    """The call with this id. Raises CallNotFound."""
+    found = [call for call in live(setting, now) if call.id == call_id]
+    if not found:
+        minutes = EXPIRES_SECONDS / 60
+        raise CallNotFound(f"no call {call_id!r} waits for approval: calls expire after {minutes:.0f} minutes")
+    (call,) = found
+    return call
+
+
+def _without(setting: Setting, call: PendingCall, now: float) -> Setting:
+    return replace(noted(setting), pending=tuple(one for one in live(setting, now) if one is not call))
 
 
 def set_two_person(setting: Setting, *, on: bool) -> Setting:

@@ -118,6 +118,8 @@ class Job:
     """UNIX time."""
     ended_seconds: float = 0.0
     """UNIX time of the end or of the failure; 0: under way."""
+    unknown: tuple[tuple[str, str], ...] = ()
+    """Fields of a newer release: name, and value as JSON. They are kept."""
 
     @property
     def eta_seconds(self) -> float:

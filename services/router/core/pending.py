@@ -23,6 +23,8 @@ class PendingCall:
     """Hash of the setting that the call was made on (`approvals.basis`)."""
     seconds: float
     """UNIX time of the call."""
+    unknown: tuple[tuple[str, str], ...] = ()
+    """Fields of a newer release: name, and value as JSON. They are kept."""
 
     def is_live(self, now: float) -> bool:
         return -CLOCKS_APART_SECONDS <= now - self.seconds < EXPIRES_SECONDS

@@ -210,6 +210,8 @@ class Setting:
     """Steps without a way back need a second person (see `core.approvals`)."""
     pending: tuple[PendingCall, ...] = ()
     """Calls that wait for a second person."""
+    unknown: tuple[tuple[str, str], ...] = ()
+    """Fields of a newer release: name, and value as JSON. They are kept."""
 
     @property
     def rule(self) -> PhaseRule:

@@ -129,7 +129,7 @@ class SharedFlows:
 
     def control_api(self) -> TypedService:
         """The control API of the shared flows and all features. Raises ValueError."""
-        approvals = ApprovalMethods(self.migration, self.cache, self.clock)
+        approvals = ApprovalMethods(self.migration, self.cache, self.clock, self.measurement)
 
         def add_pending(answer: pb.GetStatusResponse) -> None:
             answer.alerts.extend(approvals.alerts(self.cache.current))

@@ -23,6 +23,7 @@ from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.tasks import Loop
 from libs.telemetry.latency import P99, Histogram, quantile
+from services.router.control.codec import SETTING_FIELDS
 from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence
 from services.router.core.measure import SECONDS, Counts, Meter, ShadowCounts, merged, total
@@ -124,6 +125,7 @@ class Measurement:
             self._sources.generation(),
             tuple(self._sources.clients())[:MOST_CLIENTS],
             self._sources.identity(),
+            SETTING_FIELDS,
         )
 
     async def exchange(self) -> None:
@@ -208,6 +210,10 @@ class Measurement:
         now = self._clock.monotonic()
         others = [(name, one.identity, now - self._others[name].seen_at) for name, one in self._fresh_others()]
         return [(self._router, self._sources.identity(), 0.0), *sorted(others, key=lambda other: other[0])]
+
+    def without(self, setting_field: str) -> list[str]:
+        """Return the names of the live routers that do not know this field of the setting."""
+        return sorted(name for name, one in self._fresh_others() if setting_field not in one.setting_fields)
 
     def ledger(self) -> LedgerCounts:
         """Return the sum over live routers."""

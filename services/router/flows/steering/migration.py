@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 BATON = "baton"
 """The actor of an automatic rollback."""
 
-RECORDED, APPROVED = "approval requested", "approved"
+RECORDED, APPROVED, WITHDRAWN = "approval requested", "approved", "withdrawn"
 """Actions in the journal of a call that needs a second person."""
 
 DEFAULT_LIMITS = Limits()
@@ -241,12 +241,18 @@ class Migration:
         await self._commit(RECORDED, decision, before, approvals.record(before, call))
         return call
 
-    async def approve(self, decision: Decision, call_id: str, subject: str) -> PendingCall:
-        """Take a call that another person has made, to run it. Raises as `rollback` does, and CallNotFound, OwnCall."""
+    async def approve(self, decision: Decision, call_id: str, subject: str) -> tuple[PendingCall, Setting]:
+        """Take a call that another person has made, to run it on the returned setting. Raises as `rollback` does, and
+        CallNotFound, OwnCall."""
         before = await self._begin(decision)
         after, call = approvals.approve(before, call_id, subject, self._clock.now())
-        reason = f"{decision.reason} ({call.id}: {call.method}, called by {call.subject})".strip()
-        await self._commit(APPROVED, replace(decision, reason=reason), before, after)
+        return call, await self._commit(APPROVED, _about(call, decision), before, after)
+
+    async def withdraw(self, decision: Decision, call_id: str) -> PendingCall:
+        """Take a call out of the record without running it. Raises as `rollback` does, and CallNotFound."""
+        before = await self._begin(decision)
+        after, call = approvals.withdraw(before, call_id, self._clock.now())
+        await self._commit(WITHDRAWN, _about(call, decision), before, after)
         return call
 
     async def set_two_person(self, decision: Decision, *, on: bool) -> Setting:
@@ -305,6 +311,12 @@ class Migration:
         # Traffic follows at once here, within the refresh interval at other routers.
         await self._cache.take(after)
         return after
+
+
+def _about(call: PendingCall, decision: Decision) -> Decision:
+    """The decision with the call in its reason."""
+    reason = f"{decision.reason} ({call.id}: {call.method}, called by {call.subject})".strip()
+    return replace(decision, reason=reason)
 
 
 def _log_entry(entry: JournalEntry) -> None:

@@ -70,6 +70,8 @@ class Measured:
     """Clients of old schema versions at its public listener, the most recent caller first."""
     identity: Identity | None = None
     """None from an earlier release."""
+    setting_fields: frozenset[str] = frozenset()
+    """Fields of the setting that the router knows; empty from an earlier release."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -87,6 +89,7 @@ class Measured:
                 "generation": self.generation,
                 "clients": self.clients,
                 "identity": self.identity,
+                "setting_fields": sorted(self.setting_fields),
             },
             separators=(",", ":"),
         )
@@ -112,6 +115,7 @@ class Measured:
                 generation=fields.get("generation", 0),
                 clients=tuple(OldClient(*client) for client in fields.get("clients", ())),
                 identity=Identity(*known) if (known := fields.get("identity")) else None,
+                setting_fields=frozenset(fields.get("setting_fields", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a router's measurements: {error!r}") from error

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n baton/control/v1/approvals.proto\x12\x10\x62\x61ton.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x01\n\x0bPendingCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x14\n\x0crequest_json\x18\x03 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x30\n\x0crequest_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08outdated\x18\t \x01(\x08\"\x19\n\x17ListPendingCallsRequest\"\\\n\x18ListPendingCallsResponse\x12,\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1d.baton.control.v1.PendingCall\x12\x12\n\ntwo_person\x18\x02 \x01(\x08\"?\n\x12\x41pproveCallRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"W\n\x13\x41pproveCallResponse\x12+\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1d.baton.control.v1.PendingCall\x12\x13\n\x0b\x61nswer_json\x18\x02 \x01(\tB\x89\x01\n\x14\x63om.baton.control.v1B\x0e\x41pprovalsProtoP\x01Z$baton/gen/baton/control/v1;controlv1\xaa\x02\x10\x42\x61ton.Control.V1\xca\x02\x10\x42\x61ton\\Control\\V1\xea\x02\x12\x42\x61ton::Control::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n baton/control/v1/approvals.proto\x12\x10\x62\x61ton.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x01\n\x0bPendingCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x14\n\x0crequest_json\x18\x03 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x04 \x01(\t\x12\x0f\n\x07subject\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x30\n\x0crequest_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08outdated\x18\t \x01(\x08\"\x19\n\x17ListPendingCallsRequest\"\\\n\x18ListPendingCallsResponse\x12,\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1d.baton.control.v1.PendingCall\x12\x12\n\ntwo_person\x18\x02 \x01(\x08\"?\n\x12\x41pproveCallRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"W\n\x13\x41pproveCallResponse\x12+\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1d.baton.control.v1.PendingCall\x12\x13\n\x0b\x61nswer_json\x18\x02 \x01(\t\"@\n\x13WithdrawCallRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\"C\n\x14WithdrawCallResponse\x12+\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1d.baton.control.v1.PendingCallB\x89\x01\n\x14\x63om.baton.control.v1B\x0e\x41pprovalsProtoP\x01Z$baton/gen/baton/control/v1;controlv1\xaa\x02\x10\x42\x61ton.Control.V1\xca\x02\x10\x42\x61ton\\Control\\V1\xea\x02\x12\x42\x61ton::Control::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,4 +43,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPROVECALLREQUEST']._serialized_end=503
   _globals['_APPROVECALLRESPONSE']._serialized_start=505
   _globals['_APPROVECALLRESPONSE']._serialized_end=592
+  _globals['_WITHDRAWCALLREQUEST']._serialized_start=594
+  _globals['_WITHDRAWCALLREQUEST']._serialized_end=658
+  _globals['_WITHDRAWCALLRESPONSE']._serialized_start=660
+  _globals['_WITHDRAWCALLRESPONSE']._serialized_end=727
 # @@protoc_insertion_point(module_scope)

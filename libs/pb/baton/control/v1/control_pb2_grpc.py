@@ -238,6 +238,11 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallResponse.FromString,
                 _registered_method=True)
+        self.WithdrawCall = channel.unary_unary(
+                '/baton.control.v1.ControlService/WithdrawCall',
+                request_serializer=baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallResponse.FromString,
+                _registered_method=True)
         self.GetVitals = channel.unary_unary(
                 '/baton.control.v1.ControlService/GetVitals',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetVitalsRequest.SerializeToString,
@@ -535,6 +540,14 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WithdrawCall(self, request, context):
+        """Ends the wait of a call that another admin was to approve; it does not run. Fails with PERMISSION_DENIED,
+        ROLE_MISSING if the caller is neither an admin nor the caller of that call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVitals(self, request, context):
         """Returns the resources that this process uses: tasks, memory, descriptors.
         """
@@ -744,6 +757,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ApproveCall,
                     request_deserializer=baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallResponse.SerializeToString,
+            ),
+            'WithdrawCall': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawCall,
+                    request_deserializer=baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallResponse.SerializeToString,
             ),
             'GetVitals': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVitals,
@@ -1831,6 +1849,33 @@ class ControlService:
             '/baton.control.v1.ControlService/ApproveCall',
             baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_approvals__pb2.ApproveCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/WithdrawCall',
+            baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallResponse.FromString,
             options,
             channel_credentials,
             insecure,

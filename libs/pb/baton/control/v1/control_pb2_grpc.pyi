@@ -130,6 +130,10 @@ class ControlServiceStub:
     """Runs a call that another admin has made, once. Fails with ABORTED, OUTDATED if the setting of the migration has
     changed since that call, and with PERMISSION_DENIED, OWN_CALL if both callers are the same.
     """
+    WithdrawCall: _grpc.UnaryUnaryMultiCallable[_approvals_pb2.WithdrawCallRequest, _approvals_pb2.WithdrawCallResponse]
+    """Ends the wait of a call that another admin was to approve; it does not run. Fails with PERMISSION_DENIED,
+    ROLE_MISSING if the caller is neither an admin nor the caller of that call.
+    """
     GetVitals: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]
     """Returns the resources that this process uses: tasks, memory, descriptors."""
 
@@ -230,6 +234,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     ApproveCall: _aio.UnaryUnaryMultiCallable[_approvals_pb2.ApproveCallRequest, _approvals_pb2.ApproveCallResponse]  # type: ignore[assignment]
     """Runs a call that another admin has made, once. Fails with ABORTED, OUTDATED if the setting of the migration has
     changed since that call, and with PERMISSION_DENIED, OWN_CALL if both callers are the same.
+    """
+    WithdrawCall: _aio.UnaryUnaryMultiCallable[_approvals_pb2.WithdrawCallRequest, _approvals_pb2.WithdrawCallResponse]  # type: ignore[assignment]
+    """Ends the wait of a call that another admin was to approve; it does not run. Fails with PERMISSION_DENIED,
+    ROLE_MISSING if the caller is neither an admin nor the caller of that call.
     """
     GetVitals: _aio.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]  # type: ignore[assignment]
     """Returns the resources that this process uses: tasks, memory, descriptors."""
@@ -568,6 +576,16 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_approvals_pb2.ApproveCallResponse, _abc.Awaitable[_approvals_pb2.ApproveCallResponse]]:
         """Runs a call that another admin has made, once. Fails with ABORTED, OUTDATED if the setting of the migration has
         changed since that call, and with PERMISSION_DENIED, OWN_CALL if both callers are the same.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawCall(
+        self,
+        request: _approvals_pb2.WithdrawCallRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_approvals_pb2.WithdrawCallResponse, _abc.Awaitable[_approvals_pb2.WithdrawCallResponse]]:
+        """Ends the wait of a call that another admin was to approve; it does not run. Fails with PERMISSION_DENIED,
+        ROLE_MISSING if the caller is neither an admin nor the caller of that call.
         """
 
     @_abc_1.abstractmethod
