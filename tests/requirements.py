@@ -741,6 +741,18 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "Clients with xDS call the owner directly; routes follow setting, flags and bucket owners "
         "within 50 ms; all other calls still use the router"
     ),
+    "traffic.passed-on": Requirement(
+        "A call that a store cannot answer goes to a router with the rights of its caller and no others, and goes round in "
+        "no circle",
+        _in(
+            "integration/test_passing.py",
+            "a_call_that_a_store_passes_on_has_the_rights_of_its_caller_and_no_others",
+            "the_internal_listener_of_a_router_believes_authenticated_stores_only",
+            "a_client_of_a_store_cannot_forge_what_the_store_passes_on",
+            "a_router_that_authenticates_clients_believes_no_store_without_a_token",
+            "a_call_that_comes_back_to_the_store_ends_with_the_settings_to_check",
+        ),
+    ),
     "traffic.cohorts": Requirement("Named records or accounts go first or stay last, sticky, journaled"),
     "move.bulk": Requirement(
         "Many records change owner in chunks without their payloads crossing the log, with the guarantees of "

@@ -1,6 +1,8 @@
-"""Forwarding of a client's call to the router: the same bytes and the client's own metadata, its token included.
+"""Forwarding of a client's call to a router: the same bytes and the client's own metadata.
 
-This store has done nothing for the call, so the router may choose new ids for it.
+This store has done nothing for the call, so the router may choose new ids for it. To a router's internal listener the
+call goes with the principal that this store has verified, and without the client's token. To a public listener it goes
+with the client's token, and the router verifies it again.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ from typing import Any
 import grpc
 
 from libs.errors import OwnerUnavailable
+from libs.identity.port import AUTHORIZATION
+from libs.identity.principal import current_principal
 from libs.rpc import metadata
 from libs.rpc.channel import Channel
 from libs.rpc.errors import Context, never_sent, own_metadata, pass_on, reason_of
+from libs.rpc.forwarded import pair_of
+from libs.rpc.hops import next_hop
 
 _NOT_FROM_CLIENTS = frozenset(
     {
@@ -26,6 +32,7 @@ _NOT_FROM_CLIENTS = frozenset(
         metadata.REQUEST_ID,
         metadata.MADE_ID,
         metadata.ACK,
+        metadata.HOPS,
     }
 )
 MOST_WAITING = 64
@@ -39,23 +46,29 @@ _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDE
 
 
 class Passing:
-    """Forwards calls from a store's public listener to the router's. The listener limits their number."""
+    """Forwards calls from a store's public listener to a router's. The listener limits their number."""
 
-    def __init__(self, router: Channel, longest_seconds: float) -> None:
+    def __init__(
+        self, router: Channel, longest_seconds: float, *, internal: bool = False, token: bytes | None = None
+    ) -> None:
+        """`internal`: `router` is the router's internal listener, with `token`."""
         self._router = router
         self._longest_seconds = longest_seconds
+        self._internal = internal
+        self._token = ((metadata.TOKEN, token.decode()),) if internal and token else ()
         self._waiting = 0
 
     async def call(self, path: str, request: bytes, context: Context, extra: Sequence[tuple[str, str]] = ()) -> bytes:
         """The router's answer or error, unchanged. `extra`: metadata that is added to the client's and overrides it.
 
-        Waits for a router that restarts, as long as nothing was sent. Raises OwnerUnavailable if it stays unavailable.
+        Waits for a router that restarts, as long as nothing was sent. Raises OwnerUnavailable if it stays unavailable,
+        and CallLoop.
         """
         remaining: float | None = context.time_remaining()
         clock = asyncio.get_running_loop().time
         ends_at = clock() + (self._longest_seconds if remaining is None else min(remaining, self._longest_seconds))
         call = self._router.multi_callable(path)
-        sent = _sent(context, extra)
+        sent = self._sent(context, extra)
         while True:
             answering = call(request, timeout=max(ends_at - clock(), 0.0), metadata=sent)
             try:
@@ -80,7 +93,7 @@ class Passing:
         self, path: str, request: bytes, context: Context, extra: Sequence[tuple[str, str]] = ()
     ) -> AsyncGenerator[bytes, None]:
         """As `call`, for a method that streams its answers; as long as the caller wants."""
-        call = self._router.stream_callable(path)(request, metadata=_sent(context, extra))
+        call = self._router.stream_callable(path)(request, metadata=self._sent(context, extra))
         try:
             while isinstance(answer := await call.read(), bytes):
                 yield answer
@@ -90,11 +103,15 @@ class Passing:
         finally:
             call.cancel()
 
-
-def _sent(context: Context, extra: Sequence[tuple[str, str]]) -> grpc.aio.Metadata:
-    kept_out = _NOT_FROM_CLIENTS | {name for name, _ in extra}
-    found: Sequence[tuple[str, Any]] = own_metadata(context.invocation_metadata())
-    return grpc.aio.Metadata(*(item for item in found if item[0] not in kept_out), *extra)
+    def _sent(self, context: Context, extra: Sequence[tuple[str, str]]) -> grpc.aio.Metadata:
+        """Raises CallLoop."""
+        found: Sequence[tuple[str, Any]] = own_metadata(context.invocation_metadata())
+        added: tuple[tuple[str, str | bytes], ...] = (*extra, next_hop(context.invocation_metadata()))
+        kept_out = _NOT_FROM_CLIENTS | {name for name, _ in extra}
+        if self._internal:
+            added += (*self._token, pair_of(current_principal()))
+            kept_out |= {AUTHORIZATION}
+        return grpc.aio.Metadata(*(item for item in found if item[0] not in kept_out), *added)
 
 
 def _check_router(error: grpc.aio.AioRpcError) -> None:

@@ -51,6 +51,7 @@ from libs.store.port import StorePorts
 from libs.tasks import Background
 from libs.telemetry.vitals import Gauges
 from libs.tls.files import TlsFiles
+from libs.tls.process import ClientTls
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -175,7 +176,7 @@ async def open_backend(
                 backend.contract.schemas,
                 clock,
                 everybody=bool(backend.notice),
-                notice=backend.notice if settings.router else "",
+                notice=backend.notice if settings.router or settings.router_internal else "",
             ),
         )
         calls = Calls(backend.operations, backend.contract, ports, deps)
@@ -195,10 +196,7 @@ async def open_backend(
         if backend.open_audit is not None:
             parts = await stack.enter_async_context(backend.open_audit())
             audit.append(AuditApi(parts, serving, clock).service())
-        passing = None
-        if settings.router:
-            router = await stack.enter_async_context(open_channel(settings.router, tls.client))
-            passing = Passing(router, settings.default_deadline_seconds)
+        passing = await stack.enter_async_context(_open_passing(settings, tls.client, token))
         internal_limits = settings.limits(settings.internal_calls, INTERNAL_REQUEST_BYTES)
         admission = Admission(ports, event_log.get, ask_other, arrivals.read, auth)
         admission_loop = AdmissionLoop(ports, admission, serving)
@@ -243,6 +241,20 @@ async def open_backend(
             await http.start()
         await admission_loop.admit()
         yield running
+
+
+@asynccontextmanager
+async def _open_passing(
+    settings: BackendSettings, tls: ClientTls | None, token: bytes | None
+) -> AsyncIterator[Passing | None]:
+    """The way to a router; None without a router."""
+    inside = bool(settings.router_internal)
+    address = settings.router_internal or settings.router
+    if not address:
+        yield None
+        return
+    async with open_channel(address, tls) as router:
+        yield Passing(router, settings.default_deadline_seconds, internal=inside, token=token)
 
 
 def _public_doors(

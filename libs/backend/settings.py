@@ -20,6 +20,10 @@ class BackendSettings(ProcessSettings):
     router: Annotated[str, AfterValidator(check_optional_address)] = ""
     """A router's public address, host:port. The store forwards calls there that it cannot answer itself. Empty: it
     refuses them."""
+    router_internal: Annotated[str, AfterValidator(check_optional_addresses)] = ""
+    """A router's internal address, or those of several routers with commas between them. The store forwards calls there
+    instead, with the identity of the caller that it has verified. Set it once the routers listen there. Empty: it
+    forwards to `router`, with the caller's own token."""
     other: Annotated[str, AfterValidator(check_optional_addresses)] = ""
     """The other store's internal address, or those of its processes with commas between them. At its start the store
     asks there whether it may serve. Empty: it asks only the event log, which must be reachable then."""

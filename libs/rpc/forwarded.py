@@ -1,7 +1,9 @@
 """The principal of a client's call between Baton's processes, in metadata of internal listeners.
 
 A router has authenticated the client; a store believes the router because the internal listener authenticates it. A
-call without a principal is the other process's own. Public listeners never read this metadata.
+store that passes a call on has authenticated its client too, and a router's internal listener believes the store. A
+call without a principal is the other process's own; a router's internal listener serves no such call. Public listeners
+never read this metadata.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from functools import lru_cache
 from google.protobuf.message import DecodeError
 
 from libs.errors import InvalidField
+from libs.identity.errors import Unauthenticated
 from libs.identity.port import Credentials
 from libs.identity.principal import ANONYMOUS, Principal, Role
 from libs.ownership.limits import MAX_PRINCIPAL_BYTES
@@ -48,20 +51,32 @@ def principal_of(value: bytes) -> Principal:
     return Principal(message.subject, frozenset(message.accounts), roles)
 
 
+class PrincipalMissing(Unauthenticated):
+    """This listener serves calls that a store passes on with their caller's identity."""
+
+    reason = "PRINCIPAL_MISSING"
+
+
 class ForwardedPrincipal:
     """The authenticator of an internal listener, whose callers have shown its token."""
 
+    def __init__(self, *, required: bool = False) -> None:
+        """`required`: refuse a call without a principal, and the form of earlier routers, which grants every role."""
+        self._required = required
+
     def __repr__(self) -> str:
-        return "<ForwardedPrincipal>"
+        return f"<ForwardedPrincipal required={self._required}>"
 
     async def authenticate(self, credentials: Credentials) -> Principal:
-        """Raises InvalidField."""
+        """Raises InvalidField, PrincipalMissing."""
         earlier: str | None = None
         for name, value in credentials.invocation_metadata() or ():
             if name == metadata.PRINCIPAL_BIN:
                 return principal_of(value)
             if name == metadata.PRINCIPAL:
                 earlier = value
+        if self._required:
+            raise PrincipalMissing()
         return ANONYMOUS if earlier is None else _of_an_earlier_router(earlier)
 
 

@@ -7,6 +7,9 @@ answer may be stale. From the router to a store: report the record's version."""
 TRACEPARENT = "traceparent"
 CLIENT = "baton-client"
 """Name that the caller gives itself, for the list of clients that must change."""
+BUCKET = "baton-bucket"
+"""Bucket of the call's record, from a client that follows the router's routes. A store computes the bucket itself; the
+name alone marks a direct call."""
 
 # On internal listeners, from the router to a store.
 TOKEN = "baton-token"
@@ -24,6 +27,10 @@ REPLICA = "baton-replica"
 ACK = "baton-ack"
 """ "logged": acknowledge a write only once its event is in the log."""
 LOGGED = "logged"
+
+# From a store or a router that passes a call on.
+HOPS = "baton-hops"
+"""Number of times that the call was passed on by a store."""
 
 # In answers.
 DEPRECATED = "baton-deprecated"

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, create_model
 from pydantic_settings import SettingsConfigDict
 
 from libs.flags.openfeature import PLACE
-from libs.process import Address, Addresses, Count, ProcessSettings, Seconds
+from libs.process import Address, Addresses, Count, ProcessSettings, Seconds, check_optional_address
 from libs.settings import check_readable
 from services.router.core.limits import THRESHOLDS
 from services.router.core.phase import Phase
@@ -91,6 +91,10 @@ class RouterSettings(ThresholdSettings):
     """Address of the listener for clients, host:port."""
     control: Address = "127.0.0.1:7700"
     """Address of the listener for operators, host:port."""
+    internal: Annotated[str, AfterValidator(check_optional_address)] = ""
+    """Address of the listener for calls that stores pass on (their setting `router_internal`), host:port. Such a call
+    has the identity that the store has verified, so the listener needs `token_file` if clients are authenticated or if
+    other machines can reach it. Empty: there is none, and stores pass calls on to the public listener."""
     control_auth: Literal["none", "token", "jwt", "mtls", "tokens"] | None = None
     """How operators are authenticated: `token` (one shared token, without identities), `jwt`, `mtls` or `tokens` (as
     for `public_auth`, each with a subject and roles), `none`. Empty: `token` if `control_token_file` is set; else
@@ -114,7 +118,7 @@ class RouterSettings(ThresholdSettings):
     store_b: Addresses
     """The new store's internal address, or the addresses of its processes: 10.0.0.1:7811,10.0.0.2:7811."""
     token_file: Path | None = None
-    """File with the shared token of the stores' internal listeners."""
+    """File with the shared token of the internal listeners."""
 
     control_store: Annotated[str, AfterValidator(check_control_store)]
     """The database that all routers share: sqlite:///path on one machine, or postgresql://user@host:port/name on

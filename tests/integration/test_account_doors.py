@@ -28,11 +28,13 @@ Call = Callable[[Programs, str, str, str], Awaitable[Answer]]
 """Arguments: the programs, a place, the caller, an id."""
 
 
-@pytest.fixture
-async def programs(tmp_path: Path) -> AsyncIterator[Programs]:
+@pytest.fixture(params=[False, True], ids=["public", "internal"])
+async def programs(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Programs]:
+    """Stores pass calls on to the router's public listener with the caller's token, or to its internal one."""
     entries = [f'[[token]]\nsubject = "{who}"\ntoken = "{token_of(who)}"\n{rest}\n' for who, rest in HOLDERS.items()]
     file = write(tmp_path / "tokens.toml", "".join(entries))
-    async with running_programs(tmp_path, public_auth="tokens", public_auth_file=file) as running:
+    inside = {"router_internal": request.param, "token_file": write(tmp_path / "token", "t" * 16)}
+    async with running_programs(tmp_path, public_auth="tokens", public_auth_file=file, **inside) as running:
         yield running
 
 

@@ -54,10 +54,12 @@ JSON = {"content-type": "application/json"}
 Headers = dict[str, str]
 
 
-@pytest.fixture
-async def programs(tmp_path: Path) -> AsyncIterator[Programs]:
+@pytest.fixture(params=[False, True], ids=["public", "internal"])
+async def programs(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Programs]:
+    """Stores pass calls on to the router's public listener with the caller's token, or to its internal one."""
     file = write_tokens(tmp_path / "tokens.toml")
-    async with running_programs(tmp_path, public_auth="tokens", public_auth_file=file) as running:
+    inside = {"router_internal": request.param, "token_file": write(tmp_path / "token", "t" * 16)}
+    async with running_programs(tmp_path, public_auth="tokens", public_auth_file=file, **inside) as running:
         yield running
 
 
@@ -180,9 +182,10 @@ async def test_a_watch_and_a_list_need_a_token_at_every_program(programs: Progra
 
 async def _served(at: Programs) -> set[str]:
     """Principals of the served requests at A."""
+    token = ((metadata.TOKEN, "t" * 16),)
     async with open_channel(at.internal["a"]) as channel:
         stub: Any = ReplicationServiceStub(channel.grpc)
-        exported = await stub.ExportRecords(rpb.ExportRecordsRequest())
+        exported = await stub.ExportRecords(rpb.ExportRecordsRequest(), metadata=token)
     return {one.principal for record in exported.records for one in record.served}
 
 
@@ -239,7 +242,12 @@ async def test_a_forged_principal_has_no_effect_on_a_public_listener(programs: P
 
 async def test_mcp_clients_learn_where_to_get_a_token(tmp_path: Path) -> None:
     keys = write(tmp_path / "jwks.json", jwks(EC))
-    settings = {"public_auth": "jwt", "jwt_issuer": ISSUER, "jwt_audience": AUDIENCE, "jwt_keys": str(keys)}
+    settings: dict[str, Any] = {
+        "public_auth": "jwt",
+        "jwt_issuer": ISSUER,
+        "jwt_audience": AUDIENCE,
+        "jwt_keys": str(keys),
+    }
     async with running_programs(tmp_path, **settings) as at:
         for place in PLACES:
             host = {"host": at.http[place]}
@@ -265,7 +273,7 @@ async def test_mcp_clients_learn_where_to_get_a_token(tmp_path: Path) -> None:
 async def test_the_name_in_a_certificate_is_the_identity_at_every_door_over_http(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"public_auth": "mtls", "public_auth_file": write_names(tmp_path / "names.toml")}
+    settings: dict[str, Any] = {"public_auth": "mtls", "public_auth_file": write_names(tmp_path / "names.toml")}
     async with running_programs(tmp_path, **settings) as at:
         for names, expected in (
             ({"peer_uri": [SPIFFE[ANN].encode()]}, "NOT_FOUND"),

@@ -38,6 +38,8 @@ class Programs:
     internal: Mapping[str, str]
     address: str
     """Address of the router's control API."""
+    passed_on: str = ""
+    """Address of the router's internal listener; "" if it has none."""
 
     def url(self, place: str) -> str:
         return f"http://{self.http[place]}/mcp"
@@ -50,14 +52,22 @@ async def _locks() -> AsyncIterator[MemoryLocks]:
 
 @asynccontextmanager
 async def running_programs(
-    folder: Path, *, router_settings: Any = None, store_settings: Any = None, **settings_of_all: Any
+    folder: Path,
+    *,
+    router_settings: Any = None,
+    store_settings: Any = None,
+    router_internal: bool = False,
+    **settings_of_all: Any,
 ) -> AsyncIterator[Programs]:
     """A owns everything. B passes calls that it cannot answer on to the router.
 
-    `router_settings`, `store_settings`: mappings with settings of the router and of the stores alone."""
+    `router_settings`, `store_settings`: mappings with settings of the router and of the stores alone.
+    `router_internal`: they pass calls on to the router's internal listener."""
     router = f"127.0.0.1:{free_port()}"
+    inside = f"127.0.0.1:{free_port()}" if router_internal else ""
     common: dict[str, Any] = {
         "internal": "127.0.0.1:0",
+        "router_internal": inside,
         "http": "127.0.0.1:0",
         "event_log": "memory:",
         **settings_of_all,
@@ -85,6 +95,7 @@ async def running_programs(
         at_b = await stack.enter_async_context(open_backend(b, new))
         settings = RouterSettings(
             public=router,
+            internal=inside,
             control="127.0.0.1:0",
             http="127.0.0.1:0",
             store_a=at_a.internal.address,
@@ -103,6 +114,7 @@ async def running_programs(
                 {"a": at_a.public.address, "b": at_b.public.address, "router": router},
                 {"a": at_a.internal.address, "b": at_b.internal.address},
                 at_router.control.address,
+                inside,
             )
         finally:
             for task in tasks:

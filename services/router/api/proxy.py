@@ -21,6 +21,7 @@ from libs.rpc.caller import make_id, read_caller
 from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, abort, pass_on
 from libs.rpc.forwarded import pair_of
+from libs.rpc.hops import passed_on
 from libs.rpc.server import RawService
 from libs.tasks import Background
 from services.router.api.watch_methods import WatchMethods
@@ -138,6 +139,7 @@ class Proxy:
         if schemas.metadata:
             # Always sent: the newest version that a store knows may be a different one.
             extra.append((schemas.metadata, str(schemas.asked(context.invocation_metadata()))))
+        extra += passed_on(context.invocation_metadata())
         now = self.clock.monotonic()
         return ClientCall(
             method=method,

@@ -18,6 +18,7 @@ from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, pass_on
 from libs.rpc.forwarded import pair_of
 from libs.rpc.gate import SlowReader, Stream
+from libs.rpc.hops import passed_on
 from services.router.flows.calls.watch_streams import WatchCall, WatchStreams
 from services.router.flows.stores import Metadata, Refused
 from services.router.flows.traffic import Traffic
@@ -61,4 +62,5 @@ class WatchMethods:
             extra.append((metadata.TRACEPARENT, caller.traceparent))
         if schemas.metadata:
             extra.append((schemas.metadata, str(version)))
+        extra += passed_on(context.invocation_metadata())
         return tuple(extra)

@@ -7,17 +7,21 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from libs.clock import Clock, SystemClock
-from libs.identity.opening import ANYBODY, AUTH_SETTING, Identity, open_identity, with_own_calls
+from libs.identity.opening import ANYBODY, AUTH_SETTING, NONE, Identity, open_identity, with_own_calls
+from libs.rpc.auth import read_token
 from libs.rpc.callers import SHARE as CALLER_SHARE
 from libs.rpc.callers import CallerLimits
 from libs.rpc.clients import Clients
+from libs.rpc.forwarded import ForwardedPrincipal
 from libs.rpc.gate import CONNECTION_SHARE, ServerLimits
 from libs.rpc.refusals import measure_refusals
 from libs.rpc.server import Server, ServerConfig, TypedService
+from libs.settings import WrongSetting
 from libs.tasks import Background, Loop
 from libs.tls.files import TlsFiles
 from services.router.api.control import URGENT
@@ -88,13 +92,15 @@ class Router:
         control_api = flows.control_api()
         self.public = _public(settings, proxy, patience, identity, connections.tls.public)
         self.control = _control(settings, control_api, operators, connections.tls.private)
+        self.internal = _internal(settings, proxy, patience, connections.tls.private)
         self.http = _http(settings, connections, proxy, self.public, control_api, self.control, identity)
         measure_refusals(connections.meter, self._refused())
         self.loops = [*flows.loops, Loop("mover", mover.run_once), *identity.loops, *operators.identity.loops]
 
     def __str__(self) -> str:
         http = f" http={self.http.address}" if self.http is not None else ""
-        return f"public={self.public.address} control={self.control.address}{http}"
+        internal = f" internal={self.internal.address}" if self.internal is not None else ""
+        return f"public={self.public.address} control={self.control.address}{internal}{http}"
 
     def _refused(self) -> dict[str, Mapping[str, int]]:
         """Refused calls by listener."""
@@ -102,12 +108,16 @@ class Router:
             "public": self.public.gate.refused,
             "control": self.control.gate.refused,
         }
+        if self.internal is not None:
+            refused["internal"] = self.internal.gate.refused
         if self.http is not None:
             refused["http"] = self.http.hosts.refused
         return refused
 
     async def start(self) -> None:
         await self.control.start()
+        if self.internal is not None:
+            await self.internal.start()
         await self.public.start()
         if self.http is not None:
             await self.http.start()
@@ -117,7 +127,7 @@ class Router:
         """Ask clients to disconnect, and answer every call that still arrives, within the timeout."""
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
-        listeners = (self.public, self.http) if self.http is not None else (self.public,)
+        listeners = [one for one in (self.public, self.internal, self.http) if one is not None]
         await asyncio.gather(*(listener.drain(timeout_seconds / 2) for listener in listeners))
         await self.writes.drain(max(end - clock(), 0.1))
         await self.control.drain(0.2)
@@ -162,19 +172,44 @@ def _proxy(flows: SharedFlows, patience: Patience, writes: Background) -> Proxy:
 def _public(
     settings: RouterSettings, proxy: Proxy, patience: Patience, identity: Identity, tls: TlsFiles | None
 ) -> Server:
-    limits = ServerLimits(
-        settings.public_calls,
-        waiting=lambda: patience.calls,
-        streams=settings.watchers,
-        connection_share=CONNECTION_SHARE,
-        caller=settings.caller_limits,
-        default_deadline_seconds=settings.default_deadline_seconds,
-        longest_deadline_seconds=settings.longest_deadline_seconds,
-    )
+    limits = replace(_call_limits(settings, patience), connection_share=CONNECTION_SHARE, caller=settings.caller_limits)
     config = ServerConfig(
         settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING, tls=tls
     )
     return Server(config, [proxy.service()])
+
+
+def _internal(settings: RouterSettings, proxy: Proxy, patience: Patience, tls: TlsFiles | None) -> Server | None:
+    """The listener for calls that stores pass on, with the identities that they have verified. Raises WrongSetting."""
+    if not settings.internal:
+        return None
+    if settings.token_file is None and settings.public_auth not in (None, NONE):
+        raise WrongSetting(
+            f"token_file: it is not set: the listener `internal` believes its callers who their clients are, and"
+            f" public_auth = {settings.public_auth}; give the routers the stores' token"
+        )
+    config = ServerConfig(
+        settings.internal,
+        "internal",
+        # A store has applied the other limits of its callers.
+        replace(_call_limits(settings, patience), caller=CallerLimits(settings.caller_limits.share)),
+        read_token(settings.token_file) if settings.token_file else None,
+        "token_file",
+        ForwardedPrincipal(required=True),
+        tls=tls,
+    )
+    return Server(config, [proxy.service()])
+
+
+def _call_limits(settings: RouterSettings, patience: Patience) -> ServerLimits:
+    """The limits of a listener for calls of the contract."""
+    return ServerLimits(
+        settings.public_calls,
+        waiting=lambda: patience.calls,
+        streams=settings.watchers,
+        default_deadline_seconds=settings.default_deadline_seconds,
+        longest_deadline_seconds=settings.longest_deadline_seconds,
+    )
 
 
 def _control(settings: RouterSettings, api: TypedService, operators: Operators, tls: TlsFiles | None) -> Server:
