@@ -742,8 +742,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "within 50 ms; all other calls still use the router"
     ),
     "traffic.passed-on": Requirement(
-        "A call that a store cannot answer goes to a router with the rights of its caller and no others, and goes round in "
-        "no circle",
+        "A call that a store cannot answer goes to a router with the rights of its caller and no others, "
+        "and never goes round in a circle",
         _in(
             "integration/test_passing.py",
             "a_call_that_a_store_passes_on_has_the_rights_of_its_caller_and_no_others",
