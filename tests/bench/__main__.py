@@ -21,6 +21,7 @@ from tests.bench import (
     audit,
     backfill,
     calls,
+    cost,
     doors,
     event_codes,
     first_start,
@@ -52,6 +53,7 @@ Measure = Callable[[Site], Awaitable[list[Figure]]]
 BENCHES: dict[str, tuple[str, Measure]] = {
     "stores": ("writes of each store against the same statements on the bare database", stores.measure),
     "calls": ("calls through the router against direct calls to the store and against a bare proxy", calls.measure),
+    "cost": ("CPU of a read at each server against bare handlers and a bare proxy", cost.measure),
     "doors": ("a read by REST, Connect and MCP against the same read by gRPC", doors.measure),
     "identity": ("a read with tokens of an issuer, and one over TLS, against the same plain read", identity.measure),
     "ack": ("writes acknowledged from the log, against the same writes acknowledged at commit", ack.measure),

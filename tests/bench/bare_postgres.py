@@ -17,7 +17,7 @@ from services.service_layer.store.postgres_rows import columnar, record_values, 
 from tests.bench.measure import Round
 from tests.bench.prepared import Change
 
-_SETTINGS = {
+SETTINGS = {
     "synchronous_commit": "on",
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -53,7 +53,7 @@ class BarePostgres:
         async with AsyncExitStack() as stack:
             opened = []
             for _ in range(connections):
-                connection = await asyncpg.connect(dsn, server_settings=_SETTINGS)
+                connection = await asyncpg.connect(dsn, server_settings=SETTINGS)
                 stack.push_async_callback(connection.close)
                 find, update = await connection.prepare(sql.READ_FOR_WRITE), await connection.prepare(sql.UPDATE)
                 opened.append((connection, find, update))

@@ -46,7 +46,9 @@ SAYS = grpc.aio.Metadata((METADATA, str(SCHEMAS.newest)))
 _REQUESTS = {GET: get_request, UPDATE: update_request}
 
 
-async def run_calls(call: RawCallable, requests: list[bytes], in_flight: int) -> list[float]:
+async def run_calls(
+    call: RawCallable, requests: list[bytes], in_flight: int, metadata: grpc.aio.Metadata | None = SAYS
+) -> list[float]:
     """Send all requests, `in_flight` at a time. Returns milliseconds per call."""
     milliseconds: list[float] = []
     waiting: Iterator[bytes] = iter(requests)
@@ -54,7 +56,7 @@ async def run_calls(call: RawCallable, requests: list[bytes], in_flight: int) ->
     async def worker() -> None:
         for request in waiting:
             began = time.perf_counter()
-            await call(request, timeout=CALL_SECONDS, metadata=SAYS)
+            await call(request, timeout=CALL_SECONDS, metadata=metadata)
             milliseconds.append((time.perf_counter() - began) * 1000)
 
     await asyncio.gather(*(worker() for _ in range(in_flight)))

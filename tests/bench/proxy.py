@@ -11,6 +11,8 @@ from typing import Any
 
 import grpc
 
+from libs.process import event_loop
+
 OPTIONS = (
     ("grpc.so_reuseport", 0),
     # The bench's channels ping every second.
@@ -42,4 +44,5 @@ async def serve(listen: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(*sys.argv[1:]))
+    with asyncio.Runner(loop_factory=event_loop()) as runner:
+        runner.run(serve(*sys.argv[1:]))

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ PROXY = "bare proxy"
 SEED_RECORDS = 200
 _SEED_BATCH = 1000
 CALL_SECONDS = 20.0
-_PROXY_SECONDS = 20.0
+_START_SECONDS = 20.0
 
 
 def name_of(number: int) -> str:
@@ -79,7 +79,8 @@ class Site:
     idle: dict[str, Memory] = field(default_factory=dict)
     """Memory of each process before any call."""
     _world: World | None = None
-    _proxy: ServerProcess | None = None
+    _others: dict[str, ServerProcess] = field(default_factory=dict)
+    """Processes beside the system, by name."""
     proxy_address: str = ""
 
     def pick(self, full: int, quick: int) -> int:
@@ -103,11 +104,20 @@ class Site:
 
     async def _start_proxy(self, target: str) -> None:
         self.proxy_address = f"127.0.0.1:{free_port()}"
-        argv = [sys.executable, "-m", "tests.bench.proxy", self.proxy_address, target]
-        self._proxy = ServerProcess(Command("proxy", argv, self.directory / "proxy.log", PROJECT_ROOT))
-        self.exits.callback(self._proxy.kill)
-        self._proxy.start()
-        async with open_channel(self.proxy_address) as channel, asyncio.timeout(_PROXY_SECONDS):
+        await self.start(PROXY, ["-m", "tests.bench.proxy", self.proxy_address, target], self.proxy_address)
+
+    async def start(self, name: str, arguments: Sequence[str], address: str, **env: str) -> None:
+        """Start a Python process beside the system, with these variables in its environment, and wait until it accepts
+        connections at the address."""
+        await self.start_program(name, [sys.executable, *arguments], address, **env)
+
+    async def start_program(self, name: str, argv: Sequence[str], address: str, **env: str) -> None:
+        log = self.directory / f"{name.replace(' ', '-')}.log"
+        process = ServerProcess(Command(name, argv, log, PROJECT_ROOT, {**os.environ, **env}))
+        self.exits.callback(process.kill)
+        process.start()
+        self._others[name] = process
+        async with open_channel(address) as channel, asyncio.timeout(_START_SECONDS):
             state = channel.grpc.get_state(try_to_connect=True)
             while state is not grpc.ChannelConnectivity.READY:
                 await channel.grpc.wait_for_state_change(state)
@@ -122,8 +132,7 @@ class Site:
         """Process ids by name. Raises if a process has ended."""
         found = {CLIENT: os.getpid()}
         processes = {name: node.process for name, node in self._world.nodes.items()} if self._world else {}
-        if self._proxy is not None:
-            processes[PROXY] = self._proxy
+        processes |= self._others
         for name, process in processes.items():
             if process.pid is None:
                 raise process.failure("has ended unexpectedly")
