@@ -613,6 +613,9 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "at_the_old_service_who_says_nothing_speaks_version_1_and_is_warned",
             "direct_and_old_clients_are_in_the_status_the_last_one_first",
             "what_is_passed_on_says_whose_call_it_is_and_what_it_speaks",
+            "a_client_is_warned_once_beside_what_the_router_says",
+            "a_client_that_is_refused_is_warned_too",
+            "a_watch_is_warned_before_its_first_answer",
         )
         + _in(
             "unit/test_direct_clients.py",

@@ -37,7 +37,7 @@ from libs.ownership.rules import Change, decide_write, done, may_change, read_as
 from libs.rpc import metadata
 from libs.rpc.caller import Caller, make_id, read_caller
 from libs.rpc.clients import Clients, name_of
-from libs.rpc.errors import Context
+from libs.rpc.errors import Context, Pairs, add_trailers
 from libs.rpc.limits import ANSWER_BYTES
 from libs.rpc.server import RawService
 from libs.store.port import Listed, StorePorts
@@ -125,7 +125,8 @@ class Calls:
 
     async def _answer_public(self, passing: Passing | None, method: str, request: bytes, context: Context) -> bytes:
         self._deps.serving.check()
-        caller = await self._client(context)
+        caller = self._client(context)
+        add_trailers(context, self._warning(context, caller))
         parsed = self._parse_once(method, request, caller)
         try:
             if isinstance(parsed, Write):
@@ -141,14 +142,16 @@ class Calls:
                 ) from error
         return await passing.call(self._methods[method].path, request, context, self._metadata_for(caller, context))
 
-    async def _client(self, context: Context) -> Caller:
+    def _client(self, context: Context) -> Caller:
         """The caller at the public listener. Raises InvalidField."""
         deps, found = self._deps, context.invocation_metadata()
         version = self._schemas.asked(found, deps.public_schema)
-        if deps.clients is not None:
-            await deps.clients.note(context, version)
         caller = read_caller(found, internal=False, serves_subjects=deps.served_as.subjects)
         return replace(caller, logged=deps.public_logged, schema_version=version)
+
+    def _warning(self, context: Context, caller: Caller) -> Pairs:
+        """Count the client of the public listener, and return the warning for it."""
+        return () if self._deps.clients is None else self._deps.clients.note(context, caller.schema_version)
 
     def _metadata_for(self, caller: Caller, context: Context) -> tuple[tuple[str, str], ...]:
         """Metadata about a caller of this listener that the router would lack."""
@@ -170,7 +173,9 @@ class Calls:
     ) -> AsyncGenerator[bytes, None]:
         """Watch through the router, which continues it at the other store if necessary."""
         self._deps.serving.check()
-        caller = await self._client(context)
+        caller = self._client(context)
+        if warning := self._warning(context, caller):
+            await context.send_initial_metadata(warning)
         if passing is None:
             answers = self._watch(method, request, caller)
         else:
@@ -293,7 +298,7 @@ class Calls:
             name = call.key, outcome.version
             await self._deps.logged.wait(name, _left(context), fresh=isinstance(outcome, Changed))
         if late or (caller.explain and (scope is None or not scope.is_restricted)):
-            context.set_trailing_metadata(((metadata.VERSION, _shown(outcome.version)),))
+            add_trailers(context, ((metadata.VERSION, _shown(outcome.version)),))
         return write.reply(outcome.answer)
 
     def _within_quota(self, attempt: Attempt, change: Change) -> Change:

@@ -18,7 +18,7 @@ from libs.identity.port import AUTHORIZATION
 from libs.identity.principal import current_principal
 from libs.rpc import metadata
 from libs.rpc.channel import Channel
-from libs.rpc.errors import Context, never_sent, own_metadata, pass_on, reason_of
+from libs.rpc.errors import Context, add_trailers, never_sent, own_metadata, pass_on, reason_of
 from libs.rpc.forwarded import pair_of
 from libs.rpc.hops import next_hop
 
@@ -35,6 +35,8 @@ _NOT_FROM_CLIENTS = frozenset(
         metadata.HOPS,
     }
 )
+_NOT_FROM_THE_ROUTER = frozenset({metadata.DEPRECATED})
+"""This listener warns its clients itself."""
 MOST_WAITING = 64
 """Maximum number of calls that wait for the router. More fail at once: they must not occupy all calls of the
 listener."""
@@ -77,9 +79,10 @@ class Passing:
             except grpc.aio.AioRpcError as error:
                 if not never_sent(error) or clock() > ends_at - MARGIN_SECONDS or self._waiting >= MOST_WAITING:
                     _check_router(error)
-                    return await pass_on(context, error)
+                    return await pass_on(context, error, without=_NOT_FROM_THE_ROUTER)
             await self._pause()
-        context.set_trailing_metadata(own_metadata(await answering.trailing_metadata()))
+        found = own_metadata(await answering.trailing_metadata())
+        add_trailers(context, tuple(item for item in found if item[0] not in _NOT_FROM_THE_ROUTER))
         return answer
 
     async def _pause(self) -> None:

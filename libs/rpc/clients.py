@@ -1,4 +1,4 @@
-"""Clients that use a deprecated interface: counted by name, warned in each answer's headers, and served all the same.
+"""Clients that use a deprecated interface: counted by name, warned in each answer's metadata, and served all the same.
 
 A gate waits until the last such client has stopped, so one caller must not push another out of the list. A seen name
 stays; a host has a limited number of names, and calls under further names count for the host.
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from libs.contract.schemas import SchemaVersions
 from libs.rpc import metadata
-from libs.rpc.errors import Context
+from libs.rpc.errors import Context, Pairs
 
 MOST_CLIENTS = 200
 """Maximum number of names of one listener, without the names for several clients."""
@@ -55,6 +55,8 @@ class Clients:
         self._clock = clock
         self._everybody = everybody
         self._notice = notice
+        self._warnings: dict[int, Pairs] = {}
+        """By schema version."""
         self._seen: OrderedDict[str, SeenClient] = OrderedDict()
         self._names_of: Counter[tuple[str, bool]] = Counter()
         """Number of names per host, separately for names that clients chose (True) and names made for them (False)."""
@@ -62,16 +64,25 @@ class Clients:
     def __repr__(self) -> str:
         return f"<Clients {len(self._seen)}>"
 
-    async def note(self, context: Context, version: int) -> None:
-        """Record a call of a client with this schema version, and warn the client."""
+    def note(self, context: Context, version: int) -> Pairs:
+        """Record a call of a client with this schema version. Returns the warning for the client, as metadata.
+
+        A call with one answer sends it in the trailers: initial metadata would cost an operation of their own, an
+        eighth of a read. A stream, which may have no end, sends it first.
+        """
+        warning = self._warnings.get(version)
+        if warning is None:
+            warning = self._warnings[version] = self._warning(version)
+        if warning or self._everybody:
+            self._count(self._entry(name_of(context), context), version)
+        return warning
+
+    def _warning(self, version: int) -> Pairs:
         warnings = [self._notice] if self._notice else []
         if self._schemas.is_old(version):
             newest = self._schemas.newest
             warnings.append(f"schema version {version} is old: say {self._schemas.metadata}: {newest} in the metadata")
-        if warnings or self._everybody:
-            self._count(self._entry(name_of(context), context), version)
-        if warnings:
-            await context.send_initial_metadata(((metadata.DEPRECATED, "; ".join(warnings)),))
+        return ((metadata.DEPRECATED, "; ".join(warnings)),) if warnings else ()
 
     def seen(self) -> list[SeenClient]:
         """Clients, latest caller first."""

@@ -85,6 +85,12 @@ def code_of(error: BatonError) -> grpc.StatusCode:
     return _CODES[error.code]
 
 
+def add_trailers(context: Context, pairs: Pairs) -> None:
+    """Send these in the trailers of the running call, besides those that were set before."""
+    if pairs:
+        context.set_trailing_metadata((*(context.trailing_metadata() or ()), *pairs))
+
+
 async def abort(context: Context, error: BatonError) -> Never:
     """End the call with this error, and send the trailing metadata that was set before.
 

@@ -34,7 +34,7 @@ HOPS = "baton-hops"
 
 # In answers.
 DEPRECATED = "baton-deprecated"
-"""In headers: the change that the caller must make, in words."""
+"""The change that the caller must make, in words: in the trailers of a call, in the headers of a stream."""
 STALE = "baton-stale"
 """"1": the answer is a replica's and may lack the newest writes. "0": it is not; sent only to callers with
 `EXPLAIN`."""

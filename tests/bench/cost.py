@@ -1,8 +1,8 @@
 """The CPU time that one read costs each server, side by side in one run: the stores against bare handlers with the same
 statement, the router against a bare proxy (and nginx, where it is installed).
 
-A server's time without calls is measured between the rounds and subtracted: a figure is the cost of a call alone. An old
-client names no schema version: A converts its answers and warns it.
+A server's time without calls is measured between the rounds and subtracted, so a figure is the cost of a call alone. An
+old client names no schema version: A converts its answers and warns it.
 """
 
 from __future__ import annotations

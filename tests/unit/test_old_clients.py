@@ -199,11 +199,11 @@ async def test_at_the_old_service_who_says_nothing_speaks_version_1_and_is_warne
     async with running_store(old=True, router="127.0.0.1:1") as at:
         call = at.client.CreateSandbox(create(), metadata=((metadata.CLIENT, "billing"),))
         assert flat_of(await call).image == "image:1"
-        warning = dict(await call.initial_metadata() or ())[metadata.DEPRECATED]
+        warning = dict(await call.trailing_metadata() or ())[metadata.DEPRECATED]
         assert warning == f"call the router; schema version 1 is old: say {METADATA}: 2 in the metadata"
         modern = at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=NEW)
         assert (await modern).spec.image == "image:1"
-        assert dict(await modern.initial_metadata() or ())[metadata.DEPRECATED] == "call the router"
+        assert dict(await modern.trailing_metadata() or ())[metadata.DEPRECATED] == "call the router"
 
 
 async def test_direct_and_old_clients_are_in_the_status_the_last_one_first() -> None:
@@ -224,7 +224,7 @@ async def test_a_client_that_has_nothing_to_change_is_neither_warned_nor_listed(
     async with running_store() as at:
         call = at.client.ListSandboxes(pb.ListSandboxesRequest())
         await call
-        assert metadata.DEPRECATED not in dict(await call.initial_metadata() or ())
+        assert metadata.DEPRECATED not in dict(await call.trailing_metadata() or ())
         assert not (await at.replication.GetStatus(replication_pb2.GetStatusRequest())).clients
 
 
@@ -246,6 +246,38 @@ async def test_what_is_passed_on_says_whose_call_it_is_and_what_it_speaks() -> N
     assert heard[1][metadata.CLIENT] == "billing"
 
 
+async def test_a_client_is_warned_once_beside_what_the_router_says() -> None:
+    async def answer(request: bytes, context: Any) -> bytes:
+        context.set_trailing_metadata(((metadata.DEPRECATED, "from the router"), (metadata.STALE, "1")))
+        if pb.ListSandboxesRequest.FromString(request).page_size:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "", context.trailing_metadata())
+        return b""
+
+    async with (
+        listening(RawService(CONTRACT.service, {"ListSandboxes": answer})) as router,
+        running_store(Store.A, old=True, router=router.address) as at,
+    ):
+        call = at.client.ListSandboxes(pb.ListSandboxesRequest(), metadata=NEW)
+        await call
+        error = await refusal(at.client.ListSandboxes(pb.ListSandboxesRequest(page_size=1), metadata=NEW))
+        for trailers in (await call.trailing_metadata(), error.trailing_metadata()):
+            told = [(name, value) for name, value in trailers or () if name.startswith("baton-")]
+            assert sorted(told) == [(metadata.DEPRECATED, "call the router"), (metadata.STALE, "1")]
+
+
+async def test_a_client_that_is_refused_is_warned_too() -> None:
+    async with running_store(old=True, router="127.0.0.1:1") as at:
+        error = await refusal(at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), metadata=NEW))
+        assert dict(error.trailing_metadata() or ())[metadata.DEPRECATED] == "call the router"
+
+
+async def test_a_watch_is_warned_before_its_first_answer() -> None:
+    async with running_store() as at:
+        watch = at.client.WatchSandboxes(pb.WatchSandboxesRequest(), metadata=OLD)
+        assert "schema version 1" in dict(await watch.initial_metadata() or ())[metadata.DEPRECATED]
+        watch.cancel()
+
+
 class Call:
     """A call of a client that gives itself a name, or does not."""
 
@@ -262,7 +294,7 @@ class Call:
 
 async def noted(clients: Clients, *calls: Call) -> list[str]:
     for call in calls:
-        await clients.note(call, 2)  # type: ignore[arg-type]
+        clients.note(call, 2)  # type: ignore[arg-type]
     return [client.name for client in clients.seen()]
 
 

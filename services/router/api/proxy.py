@@ -19,7 +19,7 @@ from libs.ownership.model import Store, bucket_of
 from libs.rpc import metadata
 from libs.rpc.caller import make_id, read_caller
 from libs.rpc.clients import Clients
-from libs.rpc.errors import Context, abort, pass_on
+from libs.rpc.errors import Context, abort, add_trailers, pass_on
 from libs.rpc.forwarded import pair_of
 from libs.rpc.hops import passed_on
 from libs.rpc.server import RawService
@@ -81,7 +81,7 @@ class Proxy:
             why = Why(self.steering.current, _asks_why(context))
             try:
                 version = self.contract.schemas.asked(context.invocation_metadata())
-                await self.clients.note(context, version)
+                add_trailers(context, self.clients.note(context, version))
                 message = method.parse(request)
                 old = self.contract.schemas.is_old(version) and (method.is_read or method.may_create(message))
                 if method.shape is not None:
@@ -97,14 +97,14 @@ class Proxy:
             except Refused as refused:
                 self._compare(call, refused)
                 shown = None if self._is_restricted() else refused.store
-                context.set_trailing_metadata(why.trailers_of(shown, dict(refused.error.trailing_metadata() or ())))
+                add_trailers(context, why.trailers_of(shown, dict(refused.error.trailing_metadata() or ())))
                 return await self._refuse(context, refused)
             except BatonError as error:
                 self._count(error)
-                context.set_trailing_metadata(why.trailers_of(None, {}))
+                add_trailers(context, why.trailers_of(None, {}))
                 return await abort(context, error)
             kept = tuple((name, value) for name, value in answer.trailers.items() if name in _KEPT)
-            context.set_trailing_metadata((*kept, *why.trailers_of(answer.store, answer.trailers)))
+            add_trailers(context, (*kept, *why.trailers_of(answer.store, answer.trailers)))
             self._compare(call, answer)
             if call is not None and not method.is_read:
                 self.ledger.offer(call, message, answer, version)

@@ -37,7 +37,8 @@ class WatchMethods:
         async def handle(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
             try:
                 version = self.contract.schemas.asked(context.invocation_metadata())
-                await self.clients.note(context, version)
+                if warning := self.clients.note(context, version):
+                    await context.send_initial_metadata(warning)
                 call = WatchCall(method, method.parse(request), self._extra(context, version))
                 to = chosen(self.contract.schemas.is_old(version))
                 async with aclosing(self.watching.answers(call, to)) as answers:
