@@ -18,11 +18,18 @@ from libs.backend.event_auth import EventAuth
 from libs.backend.evidence import by_terms, is_near
 from libs.eventlog.headers import unpack
 from libs.eventlog.port import Event, why_unreadable
-from libs.ownership.model import Record, Row, bucket_of
+from libs.ownership.model import BulkRelease, Record, Row, bucket_of
 from libs.ownership.terms import take_term
-from libs.ownership.wire import STORE_NUMBERS, UnreadableRecord, check_versions, read_event, record_from_pb
+from libs.ownership.wire import (
+    STORE_NUMBERS,
+    UnreadableRecord,
+    check_versions,
+    read_bulk,
+    read_event,
+    record_from_pb,
+)
 from libs.pb.baton.record.v1 import record_pb2 as pb
-from libs.store.port import Parked, StorePorts
+from libs.store.port import Parked, StorePorts, Taken
 
 Check = Callable[[Row], None]
 """Raises UnreadableRecord for a row that does not fit the contract."""
@@ -47,6 +54,10 @@ class Arrivals:
         record = read_event(event.key, event.value)
         self._check(record.row)
         return record
+
+    def read_bulk(self, event: Event) -> BulkRelease | None:
+        """Return None if the event is not a bulk release. Raises UnreadableRecord."""
+        return None if why_unreadable(event) else read_bulk(event.key, event.value)
 
     async def sift(self, messages: Sequence[pb.Record]) -> tuple[list[Record], list[int]]:
         """The records that may be applied, and the positions of the others. Raises the store's errors."""
@@ -81,14 +92,28 @@ class Arrivals:
         """Apply a parked event if it passes now. Returns why it does not, and whether the store has changed."""
         if why := self.auth.why_parked(parked):
             return why, False
+        event = Event(parked.key, parked.event, unpack(parked.headers))
         try:
-            record = self.read(Event(parked.key, parked.event, unpack(parked.headers)))
+            if (bulk := self.read_bulk(event)) is not None:
+                return await self._retry_bulk(parked, bulk)
+            record = self.read(event)
         except UnreadableRecord as error:
             return error.message, False
         if await self.unconfirmed([record]):
             return why_unconfirmed(record), False
         applied, _ = await self._ports.feed.unpark(parked.partition, parked.offset, record)
         return "", applied > 0
+
+    async def _retry_bulk(self, parked: Parked, bulk: BulkRelease) -> tuple[str, bool]:
+        """A process of an earlier release parks bulk releases, which it cannot read: its own, too."""
+        taken = await self._ports.transfers.take(bulk) if bulk.to is self._ports.store else Taken(0, 0, ())
+        if taken.missing:
+            return (
+                f"{len(taken.missing)} records of a bulk release are missing here, {taken.missing[0].key} first",
+                False,
+            )
+        await self._ports.feed.drop(parked.partition, parked.offset)
+        return "", taken.taken > 0
 
     async def _terms_there(self) -> Mapping[int, int]:
         """Terms at the other store, by bucket; empty if it does not answer."""

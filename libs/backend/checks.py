@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from libs.errors import InvalidField
@@ -36,6 +37,12 @@ def check_buckets(buckets: Sequence[int], field: str = "buckets") -> list[int]:
         if not 0 <= bucket < BUCKETS:
             raise InvalidField(field, bucket, f"0 to {BUCKETS - 1}")
     return list(buckets)
+
+
+def check_rising(buckets: Sequence[int]) -> Sequence[int]:
+    if any(one >= other for one, other in pairwise(buckets)):
+        raise InvalidField("buckets", buckets, "rising numbers")
+    return buckets
 
 
 def check_limit(limit: int, most: int) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from libs.backend.admission import marks_of
 from libs.backend.arrivals import Arrivals, fence_if_seized, why_unconfirmed
@@ -25,7 +25,7 @@ from libs.eventlog.cloudevents import HeadersInvalid, read_headers
 from libs.eventlog.headers import pack
 from libs.eventlog.identity import LogReplaced, check_log, mark_of
 from libs.eventlog.port import Event, EventLog, LogReader, OffsetGone, Stored
-from libs.ownership.model import Record
+from libs.ownership.model import BulkEntry, BulkRelease, Record
 from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event
 from libs.rpc.errors import cut
 from libs.store.port import FeedStep, Parked, Position, StorePorts
@@ -41,6 +41,9 @@ SYSTEM_PREFIX = "baton."
 
 POLL_SECONDS = 0.5
 CLAIM_SECONDS = 2.0
+WAITING_SECONDS = 10.0
+"""Time for which an entry of a bulk release waits for its record."""
+WAITING_ENTRIES = 1000
 UNPARK_SECONDS = 30.0
 UNPARK_EVENTS = 200
 NOTHING_CLAIMED_SECONDS = 0.5
@@ -55,6 +58,7 @@ class _Batch:
     """Events of one poll, sorted by their treatment."""
 
     arrived: list[tuple[Stored, Record]] = field(default_factory=list)
+    bulk: list[BulkRelease] = field(default_factory=list)
     parked: list[Parked] = field(default_factory=list)
     skipped: int = 0
     terms: dict[int, int] = field(default_factory=dict)
@@ -72,7 +76,7 @@ class _Batch:
         return [record for _, record in self.arrived]
 
     def step(self) -> FeedStep:
-        return FeedStep(tuple(self.positions.values()), tuple(self.parked), self.skipped)
+        return FeedStep(tuple(self.positions.values()), tuple(self.parked), self.skipped, len(self.bulk))
 
 
 class ApplyLoop:
@@ -109,6 +113,8 @@ class ApplyLoop:
         self._newest_made: float | None = None
         """On the monotonic clock."""
         self._known_until: float | None = None
+        self._waiting: list[tuple[float, BulkRelease]] = []
+        """Entries of bulk releases that could not be taken yet, one in each, with the time of the attempt."""
         self._unpark_at = clock.monotonic() + UNPARK_SECONDS
         self._unpark_after = _BEFORE_ALL
 
@@ -177,7 +183,10 @@ class ApplyLoop:
             self.clock_ahead_seconds = max(-batch.youngest_seconds, 0.0)
             await fence_if_seized(self._ports, batch.terms)
             await self._park_unconfirmed(batch)
+            for bulk in batch.bulk:
+                self._wait_for(bulk, (await self._ports.transfers.take(bulk)).missing)
             await self._ports.transfers.apply(batch.records, batch.step())
+            await self._take_waiting()
             for position in batch.positions.values():
                 positions[position.partition] = position.after
             if batch.oldest_seconds is not None:
@@ -254,6 +263,9 @@ class ApplyLoop:
             if maker_of_event(event.value) == (event.key, self._ports.store):
                 batch.skipped += 1
                 return
+            if (bulk := self.arrivals.read_bulk(event)) is not None:
+                self._sort_bulk(batch, bulk)
+                return
             record = self.arrivals.read(event)
         except UnreadableRecord as error:
             batch.parked.append(self._parked(stored, error.message))
@@ -261,6 +273,31 @@ class ApplyLoop:
         batch.arrived.append((stored, record))
         age = self._saw(batch, record.made_seconds)
         batch.oldest_seconds = max(age, batch.oldest_seconds or 0.0)
+
+    def _sort_bulk(self, batch: _Batch, bulk: BulkRelease) -> None:
+        if bulk.origin is self._ports.store:
+            batch.skipped += 1
+            return
+        batch.bulk.append(bulk)
+        age = self._saw(batch, bulk.made_seconds)
+        batch.oldest_seconds = max(age, batch.oldest_seconds or 0.0)
+
+    def _wait_for(self, bulk: BulkRelease, missing: Sequence[BulkEntry]) -> None:
+        """Keep entries whose records have not arrived: the write before a release may be in another partition. The
+        mover brings those that are not taken in time."""
+        self._waiting += [(self._clock.monotonic(), replace(bulk, entries=(one,))) for one in missing]
+        del self._waiting[:-WAITING_ENTRIES]
+
+    async def _take_waiting(self) -> None:
+        if not self._waiting:
+            return
+        since = self._clock.monotonic() - WAITING_SECONDS
+        by_entry = {one.entries[0]: (at, one) for at, one in self._waiting if at > since}
+        self._waiting.clear()
+        if by_entry:
+            some = next(iter(by_entry.values()))[1]
+            taken = await self._ports.transfers.take(replace(some, entries=tuple(by_entry)))
+            self._waiting += [by_entry[one] for one in taken.missing]
 
     async def _park_unconfirmed(self, batch: _Batch) -> None:
         unconfirmed = {id(record) for record in await self.arrivals.unconfirmed(batch.records)}

@@ -7,7 +7,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from uuid import uuid4
 
 from libs.backend.arrivals import fence_if_seized, terms_of
@@ -20,6 +19,7 @@ from libs.backend.checks import (
     check_count,
     check_keys,
     check_limit,
+    check_rising,
     check_wait,
     store_of,
 )
@@ -42,6 +42,7 @@ from libs.ownership.wire import (
     bucket_from_pb,
     bucket_to_pb,
     put_records,
+    read_bulk,
     record_from_pb,
     record_to_pb,
     version_from_pb,
@@ -163,6 +164,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
             public_auth_optional=facts.public_auth_optional,
             certificate=facts.certificate(),
             account_records=facts.account_records,
+            adopts_bulk=True,
             process=facts.process,
             serves_subjects=self._served_as.subjects,
             feed=pb.Feed(
@@ -294,6 +296,22 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
         applied, old = await self._ports.transfers.apply(records)
         return pb.AdoptRecordsResponse(applied=applied, old=old, refused=refused)
 
+    async def ReleaseBulk(self, request: pb.ReleaseBulkRequest, context: Context) -> pb.ReleaseBulkResponse:
+        self._serving.check()
+        buckets = check_rising(check_buckets(request.buckets))
+        to = store_of(request.to, "to", not_this=self._ports.store)
+        done = await self._ports.transfers.release_bulk(buckets, to, request.after)
+        return pb.ReleaseBulkResponse(event=done.event, released=done.released, last=done.last, full=done.is_full)
+
+    async def AdoptBulk(self, request: pb.AdoptBulkRequest, context: Context) -> pb.AdoptBulkResponse:
+        self._serving.check_copies()
+        bulk = read_bulk("", request.event)
+        if bulk is None or bulk.to is not self._ports.store:
+            raise InvalidField("event", f"{len(request.event)} bytes", "a bulk release to this store")
+        check_count(bulk.entries, "event", MAX_RECORDS)
+        taken, old, missing = await self._ports.transfers.take(bulk)
+        return pb.AdoptBulkResponse(taken=taken, old=old, missing=[one.key for one in missing])
+
     async def ListBuckets(self, request: pb.ListBucketsRequest, context: Context) -> pb.ListBucketsResponse:
         self._serving.check()
         buckets = check_buckets(request.buckets)
@@ -375,11 +393,13 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
         self._serving.check_copies()
         limit = check_limit(request.limit, MAX_RECORDS)
         buckets = check_buckets(request.buckets)
-        if any(one >= other for one, other in pairwise(buckets)):
-            raise InvalidField("buckets", buckets, "rising numbers")
+        check_rising(buckets)
         query = ExportQuery(request.after, limit, tuple(buckets), request.owned_only, request.keys_only)
         records, more = await self._ports.inspection.export(query)
         answer = pb.ExportRecordsResponse(more=more)
+        if request.keys_only and request.names_only:
+            answer.keys.extend([record.row.key for record in records])
+            return answer
         if request.skip_too_large:
             large = [record.row for record in records if len(record.row.payload) > MAX_COPY_BYTES]
             for row in large:

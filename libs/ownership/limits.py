@@ -35,6 +35,7 @@ MAX_KEY_BYTES = 256
 MAX_PRINCIPAL_BYTES = 128
 MAX_REQUEST_ID_BYTES = 36
 REQUEST_HASH_BYTES = 16
+REQUEST_NAME_BYTES = 16
 
 MAX_SERVED_BYTES = MAX_PRINCIPAL_BYTES + MAX_REQUEST_ID_BYTES + REQUEST_HASH_BYTES + 64
 """Maximum size of one served request without its answer: its fields, two varints of ten bytes, tags and lengths."""
@@ -54,6 +55,12 @@ MAX_COPY_BYTES = 3 * 1024 * 1024
 """Maximum size of a payload that can be copied to the other store: with envelope and served requests it fits one call.
 A payload above MAX_PAYLOAD_BYTES can only come from the old program. Up to this size, the other store can hold a
 replica of it."""
+
+BULK_ROWS = 500
+"""Maximum number of records of one bulk release. A client's write may wait for its transaction, so it is short."""
+
+BULK_READ_BYTES = 4 * 1024 * 1024
+"""Size of the payloads that one bulk release reads, for the digests of the rows."""
 
 RELEASE_ANSWER_BYTES = 1024 * 1024
 """Size of the answer at which a release of many keys stops."""

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from libs.errors import InvalidField
-from libs.ownership.limits import MAX_KEY_BYTES, MAX_PRINCIPAL_BYTES, MAX_REQUEST_ID_BYTES
+from libs.ownership.limits import MAX_KEY_BYTES, MAX_PRINCIPAL_BYTES, MAX_REQUEST_ID_BYTES, REQUEST_NAME_BYTES
 
 BUCKETS = 1024
 
@@ -57,6 +57,12 @@ class Served:
     answer: bytes | None = field(repr=False)
     """The serialized answer. None if it was larger than `limits.MAX_ANSWER_BYTES` or was dropped from a full event."""
 
+    @property
+    def name(self) -> bytes:
+        """A digest of the request and of the version that it made, with which a bulk release names it."""
+        content = repr((self.principal, self.request_id, self.request_hash, *self.version))
+        return blake2b(content.encode(), digest_size=REQUEST_NAME_BYTES).digest()
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -73,6 +79,10 @@ class Row:
     """Versions that the record had before each of its seizures, oldest first."""
     lease_seconds: float = field(default=0.0, compare=False)
     """For a write: time since this store first saw the lease in the payload, measured in its ticks. Not replicated."""
+
+    @property
+    def head(self) -> Head:
+        return Head(self.key, self.version, self.owner, self.digest, self.bases)
 
     @property
     def digest(self) -> int:
@@ -127,6 +137,44 @@ class Record:
     """The store that made this version."""
     made_seconds: float
     """Time at which `origin` made it, in UNIX seconds of that store's clock. Used to measure lag, never for order."""
+
+
+class Head(NamedTuple):
+    """A row without its payload."""
+
+    key: str
+    version: Version
+    owner: Store
+    digest: int
+    bases: tuple[Version, ...] = ()
+
+
+class BulkEntry(NamedTuple):
+    """One record of a bulk release, without its payload: the new owner has the payload already, or fetches it."""
+
+    key: str
+    version: Version
+    """The version that the release made."""
+    before: int
+    """Digest of the row that was released: of its key, version, owner and payload."""
+    digest: int
+    """Digest of the row after the release."""
+    requests: tuple[bytes, ...] = ()
+    """`Served.name` of the requests that a release carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class BulkRelease:
+    """Many records that one store has released in one transaction."""
+
+    to: Store
+    entries: tuple[BulkEntry, ...]
+    made_seconds: float
+    """See `Record.made_seconds`."""
+
+    @property
+    def origin(self) -> Store:
+        return self.to.other
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,12 +62,28 @@ Two places are not compared with this list. PostgreSQL's migration 0006 rewrites
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused, RevisionExhausted
 from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES, MAX_REVISION, MAX_STORED_REVISION
-from libs.ownership.model import NEVER, Answered, Call, Changed, Found, Outcome, Record, Row, Served, Store, Version
+from libs.ownership.model import (
+    NEVER,
+    Answered,
+    BucketOwner,
+    BulkEntry,
+    Call,
+    Changed,
+    Found,
+    Head,
+    Outcome,
+    Record,
+    Row,
+    Served,
+    Store,
+    Version,
+)
 from libs.ownership.terms import contains
 
 
@@ -233,6 +249,56 @@ def decide_release(found: Found, me: Store, to: Store, *, create: bool) -> Relea
         return Release(Outcome.ABSENT, None)
     stub = Row(found.key, next_version(found), to, NEVER, live=False, payload=b"", schema_version=0)
     return Release(Outcome.RELEASE, stub)
+
+
+def decide_bulk_release(row: Row, me: Store, to: Store) -> Row | None:
+    """Return the row after its release to store `to`, among others; None if it stays. See `decide_release`."""
+    if to is me or row.owner is not me or len(row.payload) > MAX_PAYLOAD_BYTES or row.version.revision >= MAX_REVISION:
+        return None
+    return replace(row, version=Version(row.version.term, row.version.revision + 1), owner=to)
+
+
+def bulk_entry(before: Row, after: Row, served: Iterable[Served]) -> BulkEntry:
+    """Return the entry of a record in the event of a bulk release. `served`: the requests that a release carries."""
+    return BulkEntry(after.key, after.version, before.digest, after.digest, tuple(one.name for one in served))
+
+
+class Take(Enum):
+    """The decision on an entry of a bulk release."""
+
+    TAKE = "take"
+    """This store has the released row and its requests: it becomes the owner, in the entry's version."""
+    OLD = "old"
+    """The entry has no effect."""
+    FETCH = "fetch"
+    """Something is missing here. A whole release brings it."""
+
+
+def decide_take(
+    entry: BulkEntry, here: Head | None, bucket_owner: BucketOwner, me: Store, known: Collection[bytes]
+) -> Take:
+    """Decide on an entry that arrives. `here`: the stored row, hidden or not. `known`: names of the record's requests
+    that this store can answer.
+
+    The row must be exactly the one that was released: one revision below, in the same term, with the same owner and
+    payload. Then the effects of all requests are in it, and to take it loses no write. If a request is not known here,
+    its retry would have a second effect, so the record is fetched with its requests.
+
+    An entry of a lower term than its bucket has no effect. Its writes have events of their own, which the seizer
+    applied or put into its journal. An entry of a higher term proves no seizure.
+    """
+    if entry.version.term < bucket_owner.term or (here is not None and here.version >= entry.version):
+        return Take.OLD
+    released = Version(entry.version.term, entry.version.revision - 1)
+    fits = (
+        here is not None
+        and entry.version.term == bucket_owner.term
+        and here.version == released
+        and here.owner is me.other
+        and here.digest == entry.before
+        and all(name in known for name in entry.requests)
+    )
+    return Take.TAKE if fits else Take.FETCH
 
 
 def is_newer(record: Record, here: Row | None) -> bool:

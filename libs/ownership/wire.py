@@ -17,9 +17,10 @@ from libs.ownership.limits import (
     MAX_PRINCIPAL_BYTES,
     MAX_REQUEST_ID_BYTES,
     MAX_REVISION,
+    REQUEST_NAME_BYTES,
     SERVED_WINDOW,
 )
-from libs.ownership.model import BUCKETS, BucketOwner, Record, Row, Served, Store, Version
+from libs.ownership.model import BUCKETS, BucketOwner, BulkEntry, BulkRelease, Record, Row, Served, Store, Version
 from libs.ownership.orders import Order
 from libs.pb.baton.record.v1 import record_pb2 as pb
 from libs.pb.baton.replication.v1 import recovery_pb2
@@ -168,6 +169,70 @@ def event_of(record: Record) -> bytes:
 def record_of_event(data: bytes) -> Record:
     """Raises UnreadableRecord."""
     return record_from_pb(_message_of(data))
+
+
+def event_of_bulk(bulk: BulkRelease) -> bytes:
+    """Encode a bulk release as an event. The caller keeps it within MAX_EVENT_BYTES (`bulk_entry_bytes`)."""
+    message = pb.Record(origin=STORE_NUMBERS[bulk.origin])
+    message.made_time.FromNanoseconds(int(bulk.made_seconds * 1e9))
+    found, entries = message.bulk, bulk.entries
+    found.to = STORE_NUMBERS[bulk.to]
+    found.keys.extend([one.key for one in entries])
+    found.terms.extend([one.version.term for one in entries])
+    found.revisions.extend([one.version.revision for one in entries])
+    found.before.extend([one.before for one in entries])
+    found.digests.extend([one.digest for one in entries])
+    found.request_counts.extend([len(one.requests) for one in entries])
+    found.requests = b"".join(name for one in entries for name in one.requests)
+    return message.SerializeToString()
+
+
+def bulk_entry_bytes(entry: BulkEntry) -> int:
+    """Return an upper bound of the size of an entry in an event."""
+    return len(entry.key.encode()) + 48 + REQUEST_NAME_BYTES * len(entry.requests)
+
+
+def read_bulk(key: str, data: bytes) -> BulkRelease | None:
+    """Decode the event of a bulk release, and check it against its message's key, the key of its first record. None if
+    it is the event of one record, or unreadable: then `read_event` tells why.
+
+    Raises UnreadableRecord for a bulk release that no store can have made.
+    """
+    try:
+        message = pb.Record.FromString(data)
+    except DecodeError:
+        return None
+    return bulk_from_pb(message, key) if message.HasField("bulk") and not message.key else None
+
+
+def bulk_from_pb(message: pb.Record, key: str = "") -> BulkRelease:
+    """Raises UnreadableRecord. `key`: the key of the first record; "" for any."""
+    found = message.bulk
+    to = store_from_pb(found.to, "bulk.to")
+    if store_from_pb(message.origin, "origin") is not to.other:
+        raise UnreadableRecord(f"origin: store {to} cannot release to itself", field="origin")
+    keys, counts, requests = list(found.keys), list(found.request_counts), found.requests
+    columns = (found.terms, found.revisions, found.before, found.digests, counts)
+    if not keys or any(len(column) != len(keys) for column in columns):
+        raise UnreadableRecord(f"bulk: {len(keys)} keys, and lists of other lengths", field="bulk.keys")
+    if len(set(keys)) < len(keys):
+        raise UnreadableRecord("bulk: a key occurs twice", field="bulk.keys")
+    if key not in ("", keys[0]):
+        raise UnreadableRecord(f"key: the first record is {keys[0]!r}, but its message has {key!r}", field="key")
+    if min(counts) < 0 or sum(counts) * REQUEST_NAME_BYTES != len(requests):
+        raise UnreadableRecord(f"bulk.requests: {len(requests)} bytes, not {sum(counts)} names", field="bulk.requests")
+    entries, at = [], 0
+    for one, term, revision, before, digest, count in zip(keys, *columns, strict=True):
+        if not one or not (0 <= term <= MAX_REVISION and 1 < revision <= MAX_REVISION):
+            raise UnreadableRecord(f"bulk: {one!r} cannot have been released as {term}-{revision}", field="bulk")
+        _check_text(one, MAX_KEY_BYTES, "bulk.keys")
+        names: tuple[bytes, ...] = ()
+        if count:
+            end = at + count * REQUEST_NAME_BYTES
+            names = tuple(requests[start : start + REQUEST_NAME_BYTES] for start in range(at, end, REQUEST_NAME_BYTES))
+            at = end
+        entries.append(BulkEntry(one, Version(term, revision), before, digest, names))
+    return BulkRelease(to, tuple(entries), _made_seconds(message))
 
 
 def read_event(key: str, data: bytes) -> Record:

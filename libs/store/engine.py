@@ -15,9 +15,18 @@ from typing import NoReturn
 
 from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner, OutboxFull
+from libs.ownership.limits import (
+    BULK_READ_BYTES,
+    BULK_ROWS,
+    MAX_EVENT_BYTES,
+    MAX_PAYLOAD_BYTES,
+    RELEASE_ENVELOPE_BYTES,
+)
 from libs.ownership.model import (
     Answered,
     BucketOwner,
+    BulkEntry,
+    BulkRelease,
     Call,
     Changed,
     Decide,
@@ -27,14 +36,15 @@ from libs.ownership.model import (
     Row,
     Served,
     Store,
+    bucket_of,
 )
-from libs.ownership.rules import decide_release, may_change, replaced
+from libs.ownership.rules import bulk_entry, decide_bulk_release, decide_release, may_change, replaced
 from libs.ownership.terms import adopted_bucket, declined_bucket
-from libs.ownership.wire import event_of
+from libs.ownership.wire import bulk_entry_bytes, event_of, event_of_bulk
 from libs.store.limits import HELD_NOTHING
 from libs.store.outbox import ChangeEntry, Depth
-from libs.store.port import ReleaseResult
-from libs.store.transaction import Put, PutBucket, StartAgain, Transaction
+from libs.store.port import BulkReleased, ReleaseResult
+from libs.store.transaction import Owned, Put, PutBucket, PutHead, StartAgain, Transaction
 from libs.store.window import effects_of, made_by, size_of, windows_of
 
 
@@ -132,6 +142,55 @@ async def release(tx: Transaction, keys: Sequence[str], order: ReleaseOrder) -> 
             await refuse(tx, found)
     await tx.enqueue([entry for _, _, entry in released])
     return results
+
+
+async def release_bulk(tx: Transaction, buckets: Sequence[int], to: Store, after: str) -> BulkReleased:
+    """See `Transfers.release_bulk`."""
+    found = await tx.owned(buckets, after, BULK_ROWS)
+    keys, last = _of_size([one for one in found if one.size <= MAX_PAYLOAD_BYTES], BULK_READ_BYTES)
+    if last is None:
+        # All of these fit; others may follow.
+        last = found[-1].key if len(found) == BULK_ROWS else ""
+    rows = await tx.lock_owned(sorted(keys, key=str.encode)) if keys else ()
+    served = windows_of(await tx.served(effects_of(rows), answers=False))
+    released: list[PutHead] = []
+    entries: list[BulkEntry] = []
+    room = MAX_EVENT_BYTES - RELEASE_ENVELOPE_BYTES
+    for row in sorted(rows, key=lambda one: (bucket_of(one.key), one.key.encode())):
+        after_release = decide_bulk_release(row, tx.store, to)
+        if after_release is None:
+            continue
+        entry = bulk_entry(row, after_release, served.get(row.key, ()))
+        room -= bulk_entry_bytes(entry)
+        if room < 0:
+            last = entries[-1].key
+            break
+        entries.append(entry)
+        released.append(PutHead(after_release.head, row.head))
+    if not entries:
+        return BulkReleased(last=last)
+    event = event_of_bulk(BulkRelease(to, tuple(entries), tx.clock.now()))
+    if not await has_room(tx, await tx.depth(), 1, len(event)):
+        return BulkReleased(last=after, is_full=True)
+    if await tx.put_heads(released, own=True):
+        if reason := await tx.fence_reason():
+            raise StoreNotReady(reason)
+        raise StartAgain
+    # The event is acknowledged under the name of its first record: no other event has this version of it.
+    await tx.enqueue([ChangeEntry(entries[0].key, entries[0].version, event)])
+    return BulkReleased(event, len(entries), last)
+
+
+def _of_size(found: Sequence[Owned], most: int) -> tuple[list[str], str | None]:
+    """Return the first keys whose payloads have at most this size together, but at least one, and the last of them if
+    others are left out."""
+    keys: list[str] = []
+    for one in found:
+        if keys and most < one.size:
+            return keys, keys[-1]
+        most -= one.size
+        keys.append(one.key)
+    return keys, None
 
 
 async def release_bucket(tx: Transaction, bucket: int, to: Store) -> BucketOwner:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from libs.ownership.model import BucketOwner, Record, Row, Served, bucket_of
-from libs.ownership.rules import is_newer, newest_of_each
+from libs.ownership.model import BucketOwner, BulkEntry, BulkRelease, Record, Row, Served, bucket_of
+from libs.ownership.rules import Take, decide_take, is_newer, newest_of_each
 from libs.ownership.terms import Fate, Verdict, decide_apply
 from libs.store.engine_recovery import conflict_of, journal_rows
 from libs.store.limits import UNAUTHENTICATED_BYTES, UNAUTHENTICATED_EVENTS
-from libs.store.port import Applied, FeedStep, UnknownPartition
+from libs.store.port import Applied, FeedStep, Taken, UnknownPartition
 from libs.store.recovery import Why
-from libs.store.transaction import Counts, Put, PutBucket, StartAgain, Transaction
+from libs.store.transaction import Counts, Put, PutBucket, PutHead, StartAgain, Transaction
 
 Apply = Callable[[Transaction, Sequence[Record]], Awaitable[Applied]]
 """`apply`, or an adapter's replacement of it with the same effects."""
@@ -106,6 +106,42 @@ def joined(records: Sequence[Record]) -> Joined:
     return Joined(rows, newest_of_each((record.row.key, served) for record in records for served in record.served))
 
 
+async def take(tx: Transaction, bulk: BulkRelease) -> Taken:
+    """See `Transfers.take`."""
+    # Most releases arrive twice, from the mover and by the log. A look without locks finds the old ones.
+    seen = await tx.heads([one.key for one in bulk.entries], lock=False)
+    entries = sorted(
+        (one for one in bulk.entries if one.key not in seen or seen[one.key].version < one.version),
+        key=lambda one: one.key.encode(),
+    )
+    old = len(bulk.entries) - len(entries)
+    if not entries:
+        return Taken(0, old, ())
+    buckets = await tx.buckets(sorted({bucket_of(one.key) for one in entries}))
+    here = await tx.heads([one.key for one in entries], lock=True)
+    named = [
+        (one.key, version)
+        for one in entries
+        if one.requests and (head := here.get(one.key)) is not None
+        for version in (*head.bases, head.version)
+    ]
+    known: dict[str, set[bytes]] = {}
+    for key, served in await tx.served(named, answers=False):
+        known.setdefault(key, set()).add(served.name)
+    puts: list[PutHead] = []
+    missing: list[BulkEntry] = []
+    for one in entries:
+        head = here.get(one.key)
+        decided = decide_take(one, head, buckets[bucket_of(one.key)], tx.store, known.get(one.key, ()))
+        if decided is Take.TAKE and head is not None:
+            puts.append(PutHead(head._replace(version=one.version, owner=tx.store, digest=one.digest), head))
+        elif decided is Take.FETCH:
+            missing.append(one)
+    if await tx.put_heads(puts, own=False):
+        raise StartAgain
+    return Taken(len(puts), old + len(entries) - len(puts) - len(missing), tuple(missing))
+
+
 async def follow(tx: Transaction, records: Sequence[Record], step: FeedStep, by: Apply = apply) -> Applied:
     """Apply records of the log and move the feed in the same transaction. See `Transfers.apply`."""
     if not await tx.move(step.positions):
@@ -115,7 +151,7 @@ async def follow(tx: Transaction, records: Sequence[Record], step: FeedStep, by:
         await tx.trim_unauthenticated(UNAUTHENTICATED_EVENTS, UNAUTHENTICATED_BYTES)
     applied, old = await by(tx, records)
     journaled = len(records) - applied - old
-    await tx.count(step, Counts(applied, old + step.skipped, len(step.parked), journaled, unauthenticated))
+    await tx.count(step, Counts(applied + step.bulk, old + step.skipped, len(step.parked), journaled, unauthenticated))
     return Applied(applied, old)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from libs.ownership.limits import RELEASE_ANSWER_BYTES
-from libs.ownership.model import BucketOwner, Record, Store
+from libs.ownership.model import BucketOwner, BulkRelease, Record, Store
 from libs.ownership.orders import Order
 from libs.store import engine, engine_apply, engine_recovery
-from libs.store.port import Applied, FeedStep, Released, ReleaseResult
+from libs.store.port import Applied, BulkReleased, FeedStep, Released, ReleaseResult, Taken
 from libs.store.recovery import Identity, Standing
 from libs.store.transaction import Lane, Transactions
 from libs.store.window import size_of
@@ -42,6 +42,18 @@ class EngineTransfers:
             room -= sum(size_of(one.record) for one in done.values() if one.record is not None)
             results += [done[key] for key in some if key in done]
         return Released(tuple(results), tuple(keys[len(results) :]))
+
+    async def release_bulk(self, buckets: Sequence[int], to: Store, after: str = "") -> BulkReleased:
+        if to is self._store:
+            raise ValueError(f"store {to} cannot release to itself")
+        release = partial(engine.release_bulk, buckets=buckets, to=to, after=after)
+        # Behind clients' calls, which go between two transactions.
+        return await self._transactions.run(release, Lane.BULK)
+
+    async def take(self, bulk: BulkRelease) -> Taken:
+        if bulk.to is not self._store:
+            raise ValueError(f"store {self._store} cannot take what was released to store {bulk.to}")
+        return await self._transactions.run(partial(engine_apply.take, bulk=bulk), Lane.COPY)
 
     async def apply(self, records: Sequence[Record], step: FeedStep | None = None) -> Applied:
         if step is not None:

@@ -7,13 +7,24 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from libs.clock import Clock
-from libs.ownership.model import BucketOwner, Call, Found, Row, Served, Store, Version, bucket_of
+from libs.ownership.model import BucketOwner, Call, Found, Head, Row, Served, Store, Version, bucket_of
 from libs.store.limits import Held, OutboxLimits
 from libs.store.memory_state import MemoryState
 from libs.store.outbox import ChangeEntry, Depth
 from libs.store.port import FeedStep, Parked, Position
 from libs.store.recovery import Conflict, Identity, Standing
-from libs.store.transaction import Counts, Lane, Procedure, Put, PutBucket, StartAgain, T, run_to_end
+from libs.store.transaction import (
+    Counts,
+    Lane,
+    Owned,
+    Procedure,
+    Put,
+    PutBucket,
+    PutHead,
+    StartAgain,
+    T,
+    run_to_end,
+)
 
 
 @dataclass(frozen=True)
@@ -99,13 +110,41 @@ class MemoryTransaction:
         elif mark != self.state.leases.get(row.key, ("", 0.0))[0]:
             self.state.leases[row.key] = mark, self.state.seconds
 
+    async def owned(self, buckets: Sequence[int], after: str, limit: int) -> Sequence[Owned]:
+        start = (bucket_of(after), after.encode()) if after else (-1, b"")
+        places = sorted((bucket_of(key), key.encode()) for key in self.state.rows)
+        keys = [key.decode() for bucket, key in places if bucket in buckets and (bucket, key) > start]
+        rows = [row for key in keys if (row := self.state.shown(key)) is not None and row.owner is self.store]
+        return [Owned(row.key, len(row.payload)) for row in rows[:limit]]
+
+    async def lock_owned(self, keys: Sequence[str]) -> Sequence[Row]:
+        rows = [row for key in keys if (row := self.state.shown(key)) is not None]
+        return [row for row in rows if row.owner is self.store]
+
+    async def heads(self, keys: Sequence[str], *, lock: bool) -> Mapping[str, Head]:
+        return {key: row.head for key, row in (await self.rows(keys)).items()}
+
+    async def put_heads(self, puts: Sequence[PutHead], *, own: bool) -> set[str]:
+        return {put.head.key for put in puts if not self._put_head(put, own=own)}
+
+    def _put_head(self, put: PutHead, *, own: bool) -> bool:
+        head, before = put
+        here = self.state.rows.get(head.key)
+        if here is None or (here.version, here.owner) != (before.version, before.owner):
+            return False
+        row = replace(here, version=head.version, owner=head.owner, bases=head.bases)
+        return self._put(Put(row, here), own=own)
+
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:
             del self.state.rows[key]
             self.state.counted[bucket_of(key)] -= 1
 
-    async def served(self, effects: Sequence[tuple[str, Version]]) -> Sequence[tuple[str, Served]]:
-        return self.state.served_up_to(effects)
+    async def served(
+        self, effects: Sequence[tuple[str, Version]], *, answers: bool = True
+    ) -> Sequence[tuple[str, Served]]:
+        found = self.state.served_up_to(effects)
+        return found if answers else [(key, replace(one, answer=None)) for key, one in found]
 
     async def serve(self, key: str, served: Served, known: Served | None) -> bool:
         name = key, served.principal, served.request_id

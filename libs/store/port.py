@@ -28,7 +28,20 @@ from typing import NamedTuple, Protocol
 
 from libs.contract.pages import Page
 from libs.errors import BatonError
-from libs.ownership.model import Answered, BucketOwner, Call, Changed, Decide, Found, Outcome, Record, Row, Store
+from libs.ownership.model import (
+    Answered,
+    BucketOwner,
+    BulkEntry,
+    BulkRelease,
+    Call,
+    Changed,
+    Decide,
+    Found,
+    Outcome,
+    Record,
+    Row,
+    Store,
+)
 from libs.store.aside import Aside
 from libs.store.connections import Connections
 from libs.store.outbox import Outbox
@@ -126,6 +139,8 @@ class FeedStep:
     parked: tuple[Parked, ...] = ()
     skipped: int = 0
     """Events that this store made itself, and heartbeats. They count as old."""
+    bulk: int = 0
+    """Bulk releases, which were taken before. They count as applied."""
 
 
 class Applied(NamedTuple):
@@ -133,6 +148,28 @@ class Applied(NamedTuple):
 
     applied: int
     old: int
+
+
+@dataclass(frozen=True, slots=True)
+class BulkReleased:
+    """The result of one transaction of a bulk release."""
+
+    event: bytes = field(default=b"", repr=False)
+    """As it is in the outbox; b"" if no record was released."""
+    released: int = 0
+    last: str = ""
+    """Key of the last record that was examined; "" if there are no more."""
+    is_full: bool = False
+    """No record was released because the outbox is full."""
+
+
+class Taken(NamedTuple):
+    """The result of applying a bulk release."""
+
+    taken: int
+    old: int
+    missing: tuple[BulkEntry, ...]
+    """Entries of which something is missing here: see `rules.Take.FETCH`."""
 
 
 class Transfers(Protocol):
@@ -145,6 +182,20 @@ class Transfers(Protocol):
         in a statement that begins after the row was locked. Releases may use the outbox's reserve; keys beyond it are
         busy. A row that stays locked for more than 300 ms is busy.
         """
+        ...
+
+    async def release_bulk(self, buckets: Sequence[int], to: Store, after: str = "") -> BulkReleased:
+        """Give the next records of these buckets that this store owns to the other store, in one transaction and one
+        event without payloads, by `decide_bulk_release`.
+
+        `buckets`: rising numbers. Records after the key `after`, in the order of buckets and keys; at most BULK_ROWS,
+        so that a client's write waits for a short time. Leaves out rows that are locked, too large or exhausted. A
+        release may use the outbox's reserve.
+        """
+        ...
+
+    async def take(self, bulk: BulkRelease) -> Taken:
+        """Apply a bulk release of the other store, by `decide_take`. Make no outbox entry."""
         ...
 
     async def apply(self, records: Sequence[Record], step: FeedStep | None = None) -> Applied:

@@ -179,6 +179,9 @@ def _served_of(request_id: str, line: Sequence[Any]) -> Served:
     return Served(principal, request_id, request_hash, Version(term, revision), answer)
 
 
+WITH_SERVED = "SELECT n.value FROM json_each(?) n WHERE EXISTS (SELECT 1 FROM served s WHERE s.key = n.value)"
+"""Those of these keys that have served requests."""
+
 _WINDOW = (
     "SELECT principal, request_id, request_hash, term, revision, answer FROM served"
     " WHERE key = ? AND term = ? AND revision <= ? AND learned >= (SELECT seconds FROM tick) - ?"

@@ -15,7 +15,7 @@ from libs.ownership.model import BUCKETS, Record, Row
 from libs.sqlite import snapshot
 from libs.store.limits import PULL_BYTES
 from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
-from libs.store.sqlite_core import Core, served_up_to
+from libs.store.sqlite_core import WITH_SERVED, Core, served_up_to
 from libs.store.sqlite_guards import missing
 from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, VISIBLE, Value, odd_columns, row_from, unsigned
 from libs.store.window import effects_of, made_by, size_of, windows_of
@@ -23,8 +23,6 @@ from libs.store.window import effects_of, made_by, size_of, windows_of
 T = TypeVar("T")
 _ReadPage = Callable[[ExportQuery, str, sqlite3.Connection], tuple[list[T], bool]]
 """Reads the records of a query, up to this key if it is not ""."""
-
-WITH_SERVED = "SELECT n.value FROM json_each(?) n WHERE EXISTS (SELECT 1 FROM served s WHERE s.key = n.value)"
 
 
 @dataclass(frozen=True)

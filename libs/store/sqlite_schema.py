@@ -209,7 +209,7 @@ ROW_PAYLOAD = 7
 BUCKET = "b.bucket, b.term, b.version, b.owner"
 
 
-_STORES = {store.value: store for store in Store}
+STORES = {store.value: store for store in Store}
 
 
 def row_from(values: Sequence[Any]) -> Row | None:
@@ -218,7 +218,7 @@ def row_from(values: Sequence[Any]) -> Row | None:
     if key is None:
         return None
     written = Version(write_term, write_revision)
-    return Row(key, Version(term, revision), _STORES[owner], written, bool(live), payload, schema, bases_of(bases))
+    return Row(key, Version(term, revision), STORES[owner], written, bool(live), payload, schema, bases_of(bases))
 
 
 def bucket_owner_from(values: Sequence[Any]) -> BucketOwner:

@@ -5,20 +5,56 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import partial
 
 from libs.clock import Clock
-from libs.ownership.model import BucketOwner, Call, Found, Row, Served, Store, Version, bases_text, bucket_of
+from libs.ownership.model import (
+    BucketOwner,
+    Call,
+    Found,
+    Head,
+    Row,
+    Served,
+    Store,
+    Version,
+    bases_of,
+    bases_text,
+    bucket_of,
+)
 from libs.store.limits import Held, OutboxLimits
 from libs.store.outbox import ChangeEntry, Depth
 from libs.store.port import FeedStep, Parked, Position
 from libs.store.recovery import Conflict, Standing
-from libs.store.sqlite_core import CHANGED, Core, served_up_to
+from libs.store.sqlite_core import CHANGED, WITH_SERVED, Core, served_up_to
 from libs.store.sqlite_guards import count_now, removing
 from libs.store.sqlite_recovery import JOURNAL, put_standing, standing_of
-from libs.store.sqlite_schema import BUCKET, LEARN, ROW, SERVE, Value, bucket_owner_from, row_from, signed, values_of
-from libs.store.transaction import Counts, Lane, Procedure, Put, PutBucket, StartAgain, T, run_to_end
+from libs.store.sqlite_schema import (
+    BUCKET,
+    LEARN,
+    ROW,
+    SERVE,
+    STORES,
+    VISIBLE,
+    Value,
+    bucket_owner_from,
+    row_from,
+    signed,
+    unsigned,
+    values_of,
+)
+from libs.store.transaction import (
+    Counts,
+    Lane,
+    Owned,
+    Procedure,
+    Put,
+    PutBucket,
+    PutHead,
+    StartAgain,
+    T,
+    run_to_end,
+)
 
 _BUCKETS = f"SELECT {BUCKET} FROM json_each(?) n JOIN bucket b ON b.bucket = n.value"
 _PUT_BUCKET = (
@@ -47,8 +83,8 @@ class SqliteTransactions:
         self._core = core
 
     async def run(self, procedure: Procedure[T], lane: Lane = Lane.CALL) -> T:
-        core, background = self._core, lane in (Lane.COPY, Lane.FEED)
-        committed = core.written.notify if background else core.committed
+        core, background = self._core, lane in (Lane.BULK, Lane.COPY, Lane.FEED)
+        committed = core.written.notify if lane in (Lane.COPY, Lane.FEED) else core.committed
         return await core.database.write(partial(self._run, procedure), background=background, committed=committed)
 
     def _run(self, procedure: Procedure[T], connection: sqlite3.Connection) -> T:
@@ -116,18 +152,66 @@ class SqliteTransaction:
             return self._connection.execute(statements.insert[own], values).rowcount == 1
         condition = (core.store.value if own else before.owner.value, *before.version)
         if put.keeps_payload:
-            envelope = (row.owner.value, *row.version, bases_text(row.bases), signed(row.digest), row.key)
-            return self._connection.execute(statements.update_envelope[own], (*envelope, *condition)).rowcount == 1
+            return self._put_head(PutHead(row.head, before.head), own=own)
         values = (*values_of(row, core.layout), *condition)
         return self._connection.execute(statements.update[own], values).rowcount == 1
+
+    async def owned(self, buckets: Sequence[int], after: str, limit: int) -> Sequence[Owned]:
+        statement = (
+            f"SELECT r.key, length(r.payload) FROM {self._core.layout.table} r"
+            f" WHERE r.bucket = ? AND r.key > ? AND r.owner = ? AND {VISIBLE} ORDER BY r.key LIMIT ?"
+        )
+        found: list[Owned] = []
+        first = bucket_of(after) if after else -1
+        for bucket in buckets:
+            if bucket >= first and len(found) < limit:
+                values = (bucket, after if bucket == first else "", self.store.value, limit - len(found))
+                found += (Owned(key, size) for key, size in self._connection.execute(statement, values))
+        return found
+
+    async def lock_owned(self, keys: Sequence[str]) -> Sequence[Row]:
+        statement = (
+            f"SELECT {ROW} FROM json_each(?) n JOIN {self._core.layout.table} r ON r.key = n.value"
+            f" WHERE r.owner = ? AND {VISIBLE}"
+        )
+        return self._rows(statement, json.dumps(keys), self.store.value)
+
+    async def heads(self, keys: Sequence[str], *, lock: bool) -> Mapping[str, Head]:
+        self._core.complete(self._connection, keys)
+        statement = (
+            "SELECT r.key, r.term, r.revision, r.owner, r.digest, r.bases"
+            f" FROM json_each(?) n JOIN {self._core.layout.table} r ON r.key = n.value"
+        )
+        return {
+            key: Head(key, Version(term, revision), STORES[owner], unsigned(digest), bases_of(bases))
+            for key, term, revision, owner, digest, bases in self._connection.execute(statement, (json.dumps(keys),))
+        }
+
+    async def put_heads(self, puts: Sequence[PutHead], *, own: bool) -> set[str]:
+        return {put.head.key for put in puts if not self._put_head(put, own=own)}
+
+    def _put_head(self, put: PutHead, *, own: bool) -> bool:
+        (key, version, owner, digest, bases), before = put
+        envelope = (owner.value, *version, bases_text(bases), signed(digest), key)
+        condition = (self._core.store.value if own else before.owner.value, *before.version)
+        statement = self._core.statements.update_envelope[own]
+        return self._connection.execute(statement, (*envelope, *condition)).rowcount == 1
 
     async def delete(self, keys: Sequence[str]) -> None:
         table = self._core.layout.table
         with removing(self._connection, table):
             self._connection.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])
 
-    async def served(self, effects: Sequence[tuple[str, Version]]) -> Sequence[tuple[str, Served]]:
-        return served_up_to(self._connection, effects)
+    async def served(
+        self, effects: Sequence[tuple[str, Version]], *, answers: bool = True
+    ) -> Sequence[tuple[str, Served]]:
+        if answers:
+            return served_up_to(self._connection, effects)
+        # Of many records, most have served no request: one statement finds the others.
+        found = self._connection.execute(WITH_SERVED, (json.dumps([key for key, _ in effects]),))
+        keys = {key for (key,) in found}
+        some = served_up_to(self._connection, [one for one in effects if one[0] in keys])
+        return [(key, replace(served, answer=None)) for key, served in some]
 
     async def serve(self, key: str, served: Served, known: Served | None) -> bool:
         self._connection.execute(SERVE, _served_values(key, served))

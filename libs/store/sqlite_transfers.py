@@ -8,6 +8,7 @@ from functools import partial
 
 from libs.ownership.model import BucketOwner, Store
 from libs.store.engine_ports import EngineTransfers
+from libs.store.port import BulkReleased
 from libs.store.sqlite_core import Core
 from libs.store.sqlite_schema import BUCKET, bucket_owner_from
 from libs.store.sqlite_transaction import SqliteTransactions
@@ -27,6 +28,10 @@ class SqliteTransfers(EngineTransfers):
         # The other store gets every row of the bucket before it adopts the bucket.
         self._core.check_complete("a move of a bucket")
         return await super().release_bucket(bucket, to)
+
+    async def release_bulk(self, buckets: Sequence[int], to: Store, after: str = "") -> BulkReleased:
+        self._core.check_complete("a bulk release")
+        return await super().release_bulk(buckets, to, after)
 
     async def adopt_bucket(
         self, bucket_owner: BucketOwner, *, despite_conflicts: bool = False

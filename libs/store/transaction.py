@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from libs.clock import Clock
 from libs.errors import BatonError
-from libs.ownership.model import BucketOwner, Call, Found, Row, Served, Store, Version
+from libs.ownership.model import BucketOwner, Call, Found, Head, Row, Served, Store, Version
 from libs.store.limits import Held, OutboxLimits
 from libs.store.outbox import ChangeEntry, Depth
 from libs.store.port import FeedStep, Parked, Position
@@ -55,6 +55,21 @@ class Put(NamedTuple):
             and row.write_version == before.write_version
             and (row.live, row.schema_version) == (before.live, before.schema_version)
         )
+
+
+class PutHead(NamedTuple):
+    """A change of a row that keeps its payload."""
+
+    head: Head
+    before: Head
+
+
+class Owned(NamedTuple):
+    """A row that this store owns."""
+
+    key: str
+    size: int
+    """Size of its payload."""
 
 
 class PutBucket(NamedTuple):
@@ -118,15 +133,36 @@ class Transaction(Protocol):
         """
         ...
 
+    async def owned(self, buckets: Sequence[int], after: str, limit: int) -> Sequence[Owned]:
+        """Return the first rows of these buckets that this store owns, without hidden ones and without a lock: those
+        after the key `after`, in the order of buckets and keys."""
+        ...
+
+    async def lock_owned(self, keys: Sequence[str]) -> Sequence[Row]:
+        """Return and lock those of these rows that this store owns, except hidden ones and rows that another
+        transaction has locked."""
+        ...
+
+    async def heads(self, keys: Sequence[str], *, lock: bool) -> Mapping[str, Head]:
+        """Return the rows of these keys, including hidden ones, without payloads."""
+        ...
+
+    async def put_heads(self, puts: Sequence[PutHead], *, own: bool) -> set[str]:
+        """Like `put`, for changes that keep the payload."""
+        ...
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove rows that are in the journal. Only `settle` calls it."""
         ...
 
     # Served requests.
 
-    async def served(self, effects: Sequence[tuple[str, Version]]) -> Sequence[tuple[str, Served]]:
+    async def served(
+        self, effects: Sequence[tuple[str, Version]], *, answers: bool = True
+    ) -> Sequence[tuple[str, Served]]:
         """Return served requests of the retry window, with their keys. For each key and version of `effects`: the
-        requests whose version is of the same term and not higher, at least the newest SERVED_WINDOW of them."""
+        requests whose version is of the same term and not higher, at least the newest SERVED_WINDOW of them. Without
+        `answers`, each answer is None."""
         ...
 
     async def serve(self, key: str, served: Served, known: Served | None) -> bool:
@@ -231,6 +267,8 @@ class Lane(Enum):
     """A client's call."""
     COPY = "copy"
     """A handoff or a copy between the stores."""
+    BULK = "bulk"
+    """A bulk release, which waits for clients' calls and adds to the outbox."""
     FEED = "feed"
     CONTROL = "control"
 

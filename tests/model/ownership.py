@@ -11,6 +11,9 @@ adds the world around the two stores:
 
 * Any router sends any request to any store, since flags are only hints. A reply may be lost and the request be sent
   again, there or elsewhere. A request may also be given up, and be carried out much later, or never.
+* A record is released alone or in bulk. The event of a bulk release has no payload: it names the version, the row that
+  was released and its requests. The new owner's feed reads it once. The mover finds records that no store owns, and
+  asks for the whole release.
 * Everything ever sent from store to store may arrive at any time, in any order, and again: the event of a change, the
   answer of a release, a copied row.
 * Coordinators of a move stop anywhere. Others finish the move, and the first may come back later.
@@ -21,7 +24,8 @@ The properties, checked in every state:
     one writer       no two different records carry the same version
     one effect       a request changes the record at most once, wherever it is sent and however often
     nothing lost     each version contains every write that was made before it
-    owner is fresh   the store that would accept a write has the newest version
+    owner is fresh   the store that would accept a write has the newest version, with every write that was made
+    it gets home     a record that no store owns is brought to its new owner, by an event, a message or a router
     answers match    a retry gets the answer of its own request, and the row has the effect
     reads are fresh  a read never returns less than the newest version at the time when it began
     no means no      a request has no effect once the client has seen its refusal
@@ -85,6 +89,8 @@ class State(NamedTuple):
     refused: frozenset[str] = frozenset()
     """Requests whose refusal the client has seen."""
     reading: Reading | None = None
+    read: frozenset[Message] = frozenset()
+    """Bulk releases that the new owner's feed has read: it does not read them again."""
     trouble: str | None = None
     """The property that a step has broken."""
 
@@ -101,6 +107,8 @@ class Scene:
     declines: bool = False
     reads: bool = False
     given_up: bool = False
+    bulk: bool = False
+    """Records are released in bulk, too: the event has no payload, and the new owner's feed reads it once."""
     least_states: int = 0
     """Fewer states mean that the model has lost steps."""
 
@@ -113,6 +121,7 @@ SCENES = {
     ),
     "moving": Scene(TWO, revisions=6, buckets=5, declines=True, least_states=22_638),
     "copying": Scene(TWO, revisions=5, buckets=3, copies=True, least_states=45_917),
+    "bulk": Scene(TWO, revisions=4, buckets=1, copies=True, bulk=True, least_states=24_729),
     "reading": Scene(TWO, revisions=4, buckets=3, reads=True, least_states=130_270),
 }
 
@@ -187,6 +196,8 @@ class Ownership:
             yield from self.commit(state._replace(trouble=trouble), written, f"{disk.me} releases")
         elif written is not None and self.scene.copies:
             yield f"{disk.me} answers its release again", sent(state, written.event)
+        if self.scene.bulk and (in_bulk := self.store.release_in_bulk(disk)) is not None:
+            yield from self.commit(state, in_bulk, f"{disk.me} releases in bulk")
         if self.wrong == "seize" and disk.row is not None and not self.store.accepts(disk):
             row = replace(disk.row, version=Version(0, disk.version.revision + 1), owner=disk.me)
             written = Written(disk.but(row=row), make_message(row, ()))
@@ -206,6 +217,10 @@ class Ownership:
             after = self.store.apply(disk, message).disk
             if after is not disk:
                 yield arrival(message, disk.me), with_disk(state, after)
+            if message.entry is not None and message.row.owner is disk.me and message not in state.read:
+                # The feed of the new owner reads the event and moves on, whether or not it could take the record.
+                read = with_disk(state, after)._replace(read=state.read | {message})
+                yield f"the feed of {disk.me} reads bulk release {message.version.revision}", read
 
     def release_bucket(self, state: State, disk: Disk) -> Steps:
         released = self.store.release_bucket(disk)
@@ -287,19 +302,39 @@ class Ownership:
         if all(disk.bucket.owner is disk.me for disk in state.disks):
             return "two owners of the bucket"
         for disk in owners:
-            if any(message.version > disk.version for message in state.messages):
-                return "an owner without the newest version"
+            if trouble := behind(state, disk):
+                return trouble
         for disk in state.disks:
             if trouble := self.wrong_answers(disk):
                 return trouble
+        if self.scene.bulk and not owners and self.is_stuck(state):
+            return "a record that nothing brings home"
         reading = state.reading
         if reading is not None and reading.answer is not None and reading.answer < reading.floor:
             return "a stale read"
         return None
 
+    def is_stuck(self, state: State) -> bool:
+        """Whether the record was released, and no event, message or router makes its new owner adopt it."""
+        newest = max(state.disks, key=lambda disk: disk.version)
+        if newest.row is None or newest.row.owner is newest.me:
+            return False
+        under_way = [one for one in state.messages if one.version == newest.version and one not in state.read]
+        # The mover looks for records that no store owns, and asks the releaser for the whole record.
+        return not under_way and self.wrong == "untaken_is_dropped"
+
     def _wrong_answers(self, disk: Disk) -> str | None:
         found = (self.store.wrong_answer(disk, request) for request in self.scene.requests)
         return next(filter(None, found), None)
+
+
+def behind(state: State, owner: Disk) -> str | None:
+    """What an owner lacks."""
+    if any(message.version > owner.version for message in state.messages):
+        return "an owner without the newest version"
+    if any(not message.effects <= owner.effects for message in state.messages):
+        return "an owner without an acknowledged write"
+    return None
 
 
 def disk_of(state: State, store: Store) -> Disk:

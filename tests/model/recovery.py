@@ -101,6 +101,8 @@ class Scene:
     losses: int = 1
     copies: bool = False
     """One row of the loser is copied; there is no backup."""
+    bulk: bool = False
+    """Releases are made in bulk, without payloads."""
     least_states: int = 0
     """Fewer states mean that the model has lost steps."""
 
@@ -110,6 +112,7 @@ TWO = (Request("r1"), Request("r2"))
 SCENES = {
     "B is restored": Scene(B, stops=False, least_states=28_664),
     "B returns": Scene(B, stops=True, least_states=53_130),
+    "B returns, bulk": Scene(B, stops=True, revisions=3, more=1, bulk=True, least_states=108_706),
     "A returns": Scene(A, stops=True, least_states=120_052),
     "A is restored": Scene(A, stops=False, least_states=112_542),
     "B is restored twice": Scene(B, False, TWO, revisions=3, buckets=1, more=1, losses=2, least_states=120_848),
@@ -160,6 +163,8 @@ class Recovery:
             if isinstance(written, Written):
                 yield f"{request.name} at {disk.me}", self.made(state, written)
         if self.store.accepts(disk) and self.store.found(disk).row is not None:
+            if self.scene.bulk and (in_bulk := self.store.release_in_bulk(disk)) is not None:
+                yield f"{disk.me} releases in bulk", self.made(state, in_bulk)
             released = self.store.release(disk)
             if released is not None:
                 after = self.made(state, released)
@@ -324,6 +329,9 @@ class Recovery:
                 continue
             if event.version.term >= owner.bucket.term:
                 return "an owner without the newest version"
+            if event.entry is not None:
+                # It shows no write: each write has an event of its own, which is in the log before it.
+                continue
             if event.row in a.journal or event.row in b.journal:
                 continue
             seizer = disk_of(state, self.seizer)

@@ -10,7 +10,7 @@ contains, and a rule that loses one cannot hide it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -22,9 +22,11 @@ from libs.ownership.model import (
     NEVER,
     Answered,
     BucketOwner,
+    BulkEntry,
     Call,
     Changed,
     Found,
+    Head,
     Outcome,
     Record,
     Row,
@@ -86,11 +88,13 @@ class Message:
     row: Row
     version: Version
     effects: frozenset[Effect]
+    entry: BulkEntry | None
+    """Of a bulk release: all that travels. The record is for the properties only."""
 
 
 @cache
-def make_message(row: Row, served: tuple[Served, ...]) -> Message:
-    return Message(Record(row, served, made_by(row), 0.0), row, row.version, effects_of(row))
+def make_message(row: Row, served: tuple[Served, ...], entry: BulkEntry | None = None) -> Message:
+    return Message(Record(row, served, made_by(row), 0.0), row, row.version, effects_of(row), entry)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -184,6 +188,8 @@ class Rules:
     travels: Callable[[Row, Iterable[Served]], tuple[Served, ...]] = served_by_release
     travels_again: Callable[[Row, Iterable[Served]], tuple[Served, ...]] = served_by_release
     """As `travels`, when a release is answered again."""
+    entry: Callable[[Row, Row, Iterable[Served]], BulkEntry] = rules.bulk_entry
+    take: Callable[[BulkEntry, Head | None, BucketOwner, Store, Collection[bytes]], rules.Take] = rules.decide_take
     apply: Callable[[Record, Row | None, BucketOwner, Store], terms.Verdict] = terms.decide_apply
     stays_known: bool = False
     """Whether the served requests of a row stay known when the row goes to the journal."""
@@ -207,6 +213,7 @@ class Procedures:
         self.accepts = cache(self._accepts)
         self.write = cache(self._write)
         self.release = cache(self._release)
+        self.release_in_bulk = cache(self._release_in_bulk)
         self.apply = cache(self._apply)
         self.seize = cache(self._seize)
         self.next_revision = cache(self._next_revision)
@@ -267,7 +274,29 @@ class Procedures:
         event = make_message(release.row, self.by.travels(found.row or release.row, disk.served))
         return Written(disk.but(row=release.row), event)
 
+    def _release_in_bulk(self, disk: Disk) -> Written | None:
+        """A release of a record that exists. Its event has no payload, and the release has no answer."""
+        before = self.found(disk).row
+        if before is None or not self.accepts(disk):
+            return None
+        after = self.by.release(self.found(disk), disk.me).row
+        if after is None:
+            return None
+        served = self.by.travels(before, disk.served)
+        event = make_message(after, served, self.by.entry(before, after, served))
+        return Written(disk.but(row=after), event)
+
+    def _take(self, disk: Disk, entry: BulkEntry) -> Arrived:
+        here = disk.row
+        known = {one.name for one in disk.served}
+        taken = self.by.take(entry, here.head if here is not None else None, disk.bucket, disk.me, known)
+        if taken is not rules.Take.TAKE or here is None:
+            return Arrived(disk, terms.Fate.OLD)
+        return Arrived(disk.but(row=replace(here, version=entry.version, owner=disk.me)), terms.Fate.NEWER)
+
     def _apply(self, disk: Disk, arriving: Message) -> Arrived:
+        if arriving.entry is not None:
+            return self._take(disk, arriving.entry)
         record = arriving.record
         verdict = self.by.apply(record, disk.row, disk.bucket, disk.me)
         served, journal = disk.served, disk.journal

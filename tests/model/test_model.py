@@ -101,6 +101,22 @@ def test_a_refused_request_has_an_effect_if_it_was_given_up_at_another_store_bef
     _breaks("refusal_is_told")
 
 
+def test_a_request_has_two_effects_if_an_entry_of_a_bulk_release_does_not_name_its_requests() -> None:
+    _breaks("bulk_without_requests")
+
+
+def test_a_write_is_lost_if_an_entry_of_a_bulk_release_is_taken_on_an_older_row() -> None:
+    _breaks("take_any_older")
+
+
+def test_a_record_stays_without_an_owner_if_an_entry_that_could_not_be_taken_is_dropped() -> None:
+    _breaks("untaken_is_dropped")
+
+
+def test_a_request_has_two_effects_if_an_entry_of_a_bulk_release_is_taken_under_a_higher_term() -> None:
+    _breaks("take_by_revision")
+
+
 def test_two_stores_own_a_record_if_a_restored_store_serves() -> None:
     _breaks("old_backup_serves")
 

@@ -6,11 +6,24 @@ stores, such as a coordinator that lists keys too early: the model that has the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from libs.ownership import rules, terms
-from libs.ownership.model import Answered, BucketOwner, Call, Changed, Found, Record, Row, Served, Store, Version
+from libs.ownership.model import (
+    Answered,
+    BucketOwner,
+    BulkEntry,
+    Call,
+    Changed,
+    Found,
+    Head,
+    Record,
+    Row,
+    Served,
+    Store,
+    Version,
+)
 from libs.store.window import newest
 from tests.model.store import Rules
 
@@ -97,6 +110,29 @@ def _lower_belongs_to_bucket(row: Row | None, bucket_owner: BucketOwner) -> Row 
     return replace(row, owner=bucket_owner.owner, version=version, bases=(*row.bases, row.version))
 
 
+def _entry_without_requests(before: Row, after: Row, served: Iterable[Served]) -> BulkEntry:
+    return rules.bulk_entry(before, after, ())
+
+
+def _take_any_older(
+    entry: BulkEntry, here: Head | None, bucket_owner: BucketOwner, me: Store, known: Collection[bytes]
+) -> rules.Take:
+    """As if every older row of the term were the one that was released."""
+    term, revision = entry.version
+    if here is not None and here.version.term == term and here.version.revision + 1 < revision:
+        return rules.Take.TAKE
+    return rules.decide_take(entry, here, bucket_owner, me, known)
+
+
+def _take_by_revision(
+    entry: BulkEntry, here: Head | None, bucket_owner: BucketOwner, me: Store, known: Collection[bytes]
+) -> rules.Take:
+    """As if all were of one term."""
+    if here is not None and here.version.revision + 1 == entry.version.revision and here.owner is me.other:
+        return rules.Take.TAKE
+    return rules.decide_take(entry, here, bucket_owner, me, known)
+
+
 def _row_stays(row: Row, me: Store, term: int) -> Row:
     return row
 
@@ -132,6 +168,9 @@ RULES = {
     "known_is_done": Rules(write=_write_known_is_done),
     "late_is_old": Rules(apply=_apply_as_old),
     "one_principal": Rules(write=_write_one_principal),
+    "bulk_without_requests": Rules(entry=_entry_without_requests),
+    "take_any_older": Rules(take=_take_any_older),
+    "take_by_revision": Rules(take=_take_by_revision),
 }
 LATE_RULES = {"late_is_not_looked_up": Rules(write=_write_not_looked_up)}
 """For requests that are carried out after their caller has given up."""
@@ -162,6 +201,15 @@ OWNERSHIP = {
         "copying", "a released row is copied to its new owner without the requests it served", "two effects"
     ),
     "read_the_target": Variant("reading", "when both stores deny, the target's row is the answer", "stale read"),
+    "bulk_without_requests": Variant(
+        "bulk", "an entry of a bulk release does not name the requests that were served", "two effects"
+    ),
+    "take_any_older": Variant(
+        "bulk", "an entry of a bulk release makes a store the owner of any older row", "without an acknowledged write"
+    ),
+    "untaken_is_dropped": Variant(
+        "bulk", "no one looks for a record whose entry the new owner could not take", "nothing brings home"
+    ),
     "late_is_not_looked_up": Variant(
         "giving up", "a request that is carried out late is not looked up among the served ones", "two effects"
     ),
@@ -185,6 +233,9 @@ RECOVERY = {
     "log_is_not_told": Variant("B returns", "a bucket is seized before the log has the term", "two owners"),
     "last_base": Variant(
         "B is restored twice", "a seizure forgets the versions that earlier ones had seen", "without a trace"
+    ),
+    "take_by_revision": Variant(
+        "B returns, bulk", "an entry of a bulk release is taken by its revision, whatever its term", "two"
     ),
     "journaled_stays_known": Variant(
         "B returns",

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from libs.ownership.model import BucketOwner, Found, Row, Served, Store, Version, bases_of, bases_text, visible
+from libs.ownership.model import BucketOwner, Found, Head, Row, Served, Store, Version, bases_of, bases_text, visible
 from libs.store.columns import Columns
 
 Columnar = tuple[list[Any], ...]
 """Parameters of a statement with `unnest`: one list for each column."""
 
+HEAD = "r.key, r.term, r.revision, r.owner, r.digest, r.bases"
 ROW = "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.live, r.payload, r.schema_version, r.bases"
 BUCKET_OWNER = "b.bucket, b.term AS bucket_term, b.version AS bucket_version, b.owner AS bucket_owner"
 SERVED = "s.principal, s.request_id, s.request_hash, s.term AS served_term, s.revision AS served_revision, s.answer"
@@ -51,6 +52,10 @@ def row_of(columns: Mapping[str, Any], *, lease_seconds: float = 0.0) -> Row | N
         bases=bases_of(columns["bases"]),
         lease_seconds=lease_seconds,
     )
+
+
+def head_of(key: str, term: int, revision: int, owner: str, digest: int, bases: str) -> Head:
+    return Head(key, Version(term, revision), Store(owner), unsigned(digest), bases_of(bases))
 
 
 def bucket_owner_of(columns: Mapping[str, Any]) -> BucketOwner:

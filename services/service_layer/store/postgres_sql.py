@@ -7,7 +7,7 @@ shows the anomaly that the guard prevents.
 
 from __future__ import annotations
 
-from services.service_layer.store.postgres_rows import BUCKET_OWNER, RECORD_COLUMNS, ROW, SERVED
+from services.service_layer.store.postgres_rows import BUCKET_OWNER, HEAD, RECORD_COLUMNS, ROW, SERVED, VISIBLE
 
 NOW = "(SELECT now FROM tick)"
 """The store's ticks, in milliseconds."""
@@ -108,6 +108,21 @@ SELECT s.key, {SERVED} FROM unnest($1::text[], $2::bigint[], $3::bigint[]) n(key
   ORDER BY i.revision DESC, i.principal DESC, i.request_id DESC LIMIT $5
 ) s ORDER BY s.key, s.term, s.revision, s.principal, s.request_id
 """
+
+SERVED_WITHOUT_ANSWERS = SERVED_WINDOW.replace("s.answer", "NULL::bytea AS answer")
+
+# The records of a bulk release. They are locked by key, without a wait.
+OWNED = (
+    "SELECT r.key, octet_length(r.payload) AS size FROM record r WHERE r.bucket = ANY($1::smallint[])"
+    f" AND (r.bucket, r.key) > ($2::smallint, $3::text) AND r.owner = $4 AND {VISIBLE}"
+    " ORDER BY r.bucket, r.key LIMIT $5"
+)
+LOCK_OWNED = (
+    f"SELECT {ROW} FROM record r WHERE r.key = ANY($1::text[]) AND r.owner = $2 AND {VISIBLE}"
+    " ORDER BY r.key FOR UPDATE OF r SKIP LOCKED"
+)
+HEADS = f"SELECT {HEAD} FROM record r WHERE r.key = ANY($1::text[])"
+LOCK_HEADS = f"{HEADS} ORDER BY r.key FOR UPDATE"
 
 # Lock the buckets and rows that a decision depends on until the commit.
 HOLD_BUCKETS = (

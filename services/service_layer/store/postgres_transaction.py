@@ -8,13 +8,13 @@ from dataclasses import astuple
 from libs.clock import Clock
 from libs.errors import BatonError
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
-from libs.ownership.model import BucketOwner, Call, Found, Row, Served, Store, Version, bases_text, bucket_of
+from libs.ownership.model import BucketOwner, Call, Found, Head, Row, Served, Store, Version, bases_text, bucket_of
 from libs.ownership.orders import order_of, order_text
 from libs.store.limits import Held, OutboxLimits
 from libs.store.outbox import ChangeEntry, Depth
 from libs.store.port import FeedStep, Parked, Position
 from libs.store.recovery import Conflict, FencedAt, Identity, Standing
-from libs.store.transaction import Counts, Lane, Procedure, Put, PutBucket, StartAgain, T
+from libs.store.transaction import Counts, Lane, Owned, Procedure, Put, PutBucket, PutHead, StartAgain, T
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_guards import count_now, removing
@@ -24,6 +24,7 @@ from services.service_layer.store.postgres_rows import (
     columnar,
     found_for_write,
     found_of,
+    head_of,
     row_of,
     served_of,
     served_values,
@@ -135,10 +136,8 @@ class PostgresTransaction:
         moved = [put for put in puts if put.keeps_payload]
         stored: set[str] = set()
         if moved:
-            envelopes = (
-                (row.key, row.owner.value, *row.version, bases_text(row.bases), signed(row.digest)) for row, _ in moved
-            )
-            stored |= await self._put(sql.UPDATE_ENVELOPES[own], self._conditional(envelopes, moved, own=own), 9)
+            heads = [PutHead(row.head, before.head) for row, before in moved if before is not None]
+            stored |= {head.key for head, _ in heads} - await self.put_heads(heads, own=own)
         if changed:
             rows = (self.context.values(put.row) for put in changed)
             stored |= await self._put(sql.UPDATE_ROWS[own], self._conditional(rows, changed, own=own), 19)
@@ -148,6 +147,34 @@ class PostgresTransaction:
             stored |= await self._put(sql.INSERT_ROWS[own], rows, 16, *owner)
         self.has_written = self.has_written or bool(stored)
         return {put.row.key for put in puts} - stored
+
+    async def owned(self, buckets: Sequence[int], after: str, limit: int) -> Sequence[Owned]:
+        first = bucket_of(after) if after else -1
+        some = [bucket for bucket in buckets if bucket >= first]
+        found = await self.connection.fetch(sql.OWNED, some, first, after, self.store.value, limit)
+        return [Owned(row["key"], row["size"]) for row in found]
+
+    async def lock_owned(self, keys: Sequence[str]) -> Sequence[Row]:
+        return await self._rows(sql.LOCK_OWNED, list(keys), self.store.value)
+
+    async def heads(self, keys: Sequence[str], *, lock: bool) -> Mapping[str, Head]:
+        found = await self.connection.fetch(sql.LOCK_HEADS if lock else sql.HEADS, list(keys))
+        return {key: head_of(key, *columns) for key, *columns in found}
+
+    async def put_heads(self, puts: Sequence[PutHead], *, own: bool) -> set[str]:
+        if not puts:
+            return set()
+        me = self.store.value
+        values = [
+            (
+                *(key, owner.value, *version, bases_text(bases), signed(digest)),
+                *(me if own else before.owner.value, *before.version),
+            )
+            for (key, version, owner, digest, bases), before in puts
+        ]
+        stored = await self._put(sql.UPDATE_ENVELOPES[own], values, 9)
+        self.has_written = self.has_written or bool(stored)
+        return {put.head.key for put in puts} - stored
 
     def _conditional(
         self, values: Iterable[tuple[object, ...]], puts: Sequence[Put], *, own: bool
@@ -166,8 +193,10 @@ class PostgresTransaction:
         async with removing(self.connection, "record"):
             await self.connection.execute(sql.DELETE_ROWS, list(keys))
 
-    async def served(self, effects: Sequence[tuple[str, Version]]) -> Sequence[tuple[str, Served]]:
-        return await served_up_to(self.connection, effects)
+    async def served(
+        self, effects: Sequence[tuple[str, Version]], *, answers: bool = True
+    ) -> Sequence[tuple[str, Served]]:
+        return await served_up_to(self.connection, effects, answers=answers)
 
     async def serve(self, key: str, served: Served, known: Served | None) -> bool:
         values = (key, *served_values(served))
@@ -264,14 +293,17 @@ class PostgresTransaction:
         await self.connection.execute("UPDATE standing SET watched = gen_random_uuid()")
 
 
-async def served_up_to(connection: Connection, effects: Sequence[tuple[str, Version]]) -> list[tuple[str, Served]]:
+async def served_up_to(
+    connection: Connection, effects: Sequence[tuple[str, Version]], *, answers: bool = True
+) -> list[tuple[str, Served]]:
     """See `Transaction.served`."""
     if not effects:
         return []
     versions = [(key, *version) for key, version in effects]
     limits = RETRY_WINDOW_SECONDS * 1000, SERVED_WINDOW
     found: list[tuple[str, Served]] = []
-    for columns in await connection.fetch(sql.SERVED_WINDOW, *columnar(versions, 3), *limits):
+    statement = sql.SERVED_WINDOW if answers else sql.SERVED_WITHOUT_ANSWERS
+    for columns in await connection.fetch(statement, *columnar(versions, 3), *limits):
         served = served_of(columns)
         assert served is not None, "an inner join"
         found.append((columns["key"], served))

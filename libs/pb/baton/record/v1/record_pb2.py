@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62\x61ton/record/v1/record.proto\x12\x0f\x62\x61ton.record.v1\x1a\x1fgoogle/protobuf/timestamp.proto\")\n\x07Version\x12\x0c\n\x04term\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xab\x03\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x07version\x18\x02 \x01(\x0b\x32\x18.baton.record.v1.Version\x12%\n\x05owner\x18\x03 \x01(\x0e\x32\x16.baton.record.v1.Store\x12/\n\rwrite_version\x18\x04 \x01(\x0b\x32\x18.baton.record.v1.Version\x12\x0c\n\x04live\x18\x05 \x01(\x08\x12.\n\x06served\x18\x06 \x03(\x0b\x32\x1e.baton.record.v1.ServedRequest\x12*\n\x04\x62\x61se\x18\x07 \x01(\x0b\x32\x18.baton.record.v1.VersionB\x02\x18\x01\x12&\n\x06origin\x18\x08 \x01(\x0e\x32\x16.baton.record.v1.Store\x12-\n\tmade_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eschema_version\x18\n \x01(\x05\x12\x0f\n\x07payload\x18\x0b \x01(\x0c\x12\'\n\x05\x62\x61ses\x18\x0c \x03(\x0b\x32\x18.baton.record.v1.Version\"\xb2\x01\n\rServedRequest\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0crequest_hash\x18\x03 \x01(\x0c\x12)\n\x07version\x18\x04 \x01(\x0b\x32\x18.baton.record.v1.Version\x12\x13\n\x06\x61nswer\x18\x05 \x01(\x0cH\x00\x88\x01\x01\x12\x19\n\x11\x61nswer_is_payload\x18\x06 \x01(\x08\x42\t\n\x07_answer\"c\n\x0b\x42ucketOwner\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\x05\x12\x0c\n\x04term\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12%\n\x05owner\x18\x04 \x01(\x0e\x32\x16.baton.record.v1.Store*8\n\x05Store\x12\x15\n\x11STORE_UNSPECIFIED\x10\x00\x12\x0b\n\x07STORE_A\x10\x01\x12\x0b\n\x07STORE_B\x10\x02\x42\x80\x01\n\x13\x63om.baton.record.v1B\x0bRecordProtoP\x01Z\"baton/gen/baton/record/v1;recordv1\xaa\x02\x0f\x42\x61ton.Record.V1\xca\x02\x0f\x42\x61ton\\Record\\V1\xea\x02\x11\x42\x61ton::Record::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x62\x61ton/record/v1/record.proto\x12\x0f\x62\x61ton.record.v1\x1a\x1fgoogle/protobuf/timestamp.proto\")\n\x07Version\x12\x0c\n\x04term\x18\x01 \x01(\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\xe5\x03\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x07version\x18\x02 \x01(\x0b\x32\x18.baton.record.v1.Version\x12%\n\x05owner\x18\x03 \x01(\x0e\x32\x16.baton.record.v1.Store\x12/\n\rwrite_version\x18\x04 \x01(\x0b\x32\x18.baton.record.v1.Version\x12\x0c\n\x04live\x18\x05 \x01(\x08\x12.\n\x06served\x18\x06 \x03(\x0b\x32\x1e.baton.record.v1.ServedRequest\x12*\n\x04\x62\x61se\x18\x07 \x01(\x0b\x32\x18.baton.record.v1.VersionB\x02\x18\x01\x12&\n\x06origin\x18\x08 \x01(\x0e\x32\x16.baton.record.v1.Store\x12-\n\tmade_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eschema_version\x18\n \x01(\x05\x12\x0f\n\x07payload\x18\x0b \x01(\x0c\x12\'\n\x05\x62\x61ses\x18\x0c \x03(\x0b\x32\x18.baton.record.v1.Version\x12/\n\x04\x62ulk\x18\r \x01(\x0b\x32\x1c.baton.record.v1.BulkReleaseH\x00\x88\x01\x01\x42\x07\n\x05_bulk\"\xac\x01\n\x0b\x42ulkRelease\x12\"\n\x02to\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\r\n\x05terms\x18\x03 \x03(\x03\x12\x11\n\trevisions\x18\x04 \x03(\x03\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x03(\x06\x12\x0f\n\x07\x64igests\x18\x06 \x03(\x06\x12\x16\n\x0erequest_counts\x18\x07 \x03(\x05\x12\x10\n\x08requests\x18\x08 \x01(\x0c\"\xb2\x01\n\rServedRequest\x12\x11\n\tprincipal\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x14\n\x0crequest_hash\x18\x03 \x01(\x0c\x12)\n\x07version\x18\x04 \x01(\x0b\x32\x18.baton.record.v1.Version\x12\x13\n\x06\x61nswer\x18\x05 \x01(\x0cH\x00\x88\x01\x01\x12\x19\n\x11\x61nswer_is_payload\x18\x06 \x01(\x08\x42\t\n\x07_answer\"c\n\x0b\x42ucketOwner\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\x05\x12\x0c\n\x04term\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12%\n\x05owner\x18\x04 \x01(\x0e\x32\x16.baton.record.v1.Store*8\n\x05Store\x12\x15\n\x11STORE_UNSPECIFIED\x10\x00\x12\x0b\n\x07STORE_A\x10\x01\x12\x0b\n\x07STORE_B\x10\x02\x42\x80\x01\n\x13\x63om.baton.record.v1B\x0bRecordProtoP\x01Z\"baton/gen/baton/record/v1;recordv1\xaa\x02\x0f\x42\x61ton.Record.V1\xca\x02\x0f\x42\x61ton\\Record\\V1\xea\x02\x11\x42\x61ton::Record::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,14 +35,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\023com.baton.record.v1B\013RecordProtoP\001Z\"baton/gen/baton/record/v1;recordv1\252\002\017Baton.Record.V1\312\002\017Baton\\Record\\V1\352\002\021Baton::Record::V1'
   _globals['_RECORD'].fields_by_name['base']._loaded_options = None
   _globals['_RECORD'].fields_by_name['base']._serialized_options = b'\030\001'
-  _globals['_STORE']._serialized_start=837
-  _globals['_STORE']._serialized_end=893
+  _globals['_STORE']._serialized_start=1070
+  _globals['_STORE']._serialized_end=1126
   _globals['_VERSION']._serialized_start=82
   _globals['_VERSION']._serialized_end=123
   _globals['_RECORD']._serialized_start=126
-  _globals['_RECORD']._serialized_end=553
-  _globals['_SERVEDREQUEST']._serialized_start=556
-  _globals['_SERVEDREQUEST']._serialized_end=734
-  _globals['_BUCKETOWNER']._serialized_start=736
-  _globals['_BUCKETOWNER']._serialized_end=835
+  _globals['_RECORD']._serialized_end=611
+  _globals['_BULKRELEASE']._serialized_start=614
+  _globals['_BULKRELEASE']._serialized_end=786
+  _globals['_SERVEDREQUEST']._serialized_start=789
+  _globals['_SERVEDREQUEST']._serialized_end=967
+  _globals['_BUCKETOWNER']._serialized_start=969
+  _globals['_BUCKETOWNER']._serialized_end=1068
 # @@protoc_insertion_point(module_scope)

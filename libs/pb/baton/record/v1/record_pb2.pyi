@@ -83,6 +83,7 @@ class Record(_message.Message):
     SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
     BASES_FIELD_NUMBER: _builtins.int
+    BULK_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Envelope: fields 1 to 9 and 12 are the same in every schema version."""
     owner: Global___Store.ValueType
@@ -117,6 +118,12 @@ class Record(_message.Message):
     def bases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Version]:
         """Versions before each seizure that the record went through, oldest first."""
 
+    @_builtins.property
+    def bulk(self) -> Global___BulkRelease:
+        """The event of a bulk release. Then only `origin` and `made_time` are set beside it: without a key, a program that does
+        not know bulk releases cannot take the event for a record, and parks it.
+        """
+
     def __init__(
         self,
         *,
@@ -132,14 +139,74 @@ class Record(_message.Message):
         schema_version: _builtins.int = ...,
         payload: _builtins.bytes = ...,
         bases: _abc.Iterable[Global___Version] | None = ...,
+        bulk: Global___BulkRelease | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "made_time", b"made_time", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bulk", b"_bulk", "base", b"base", "bulk", b"bulk", "made_time", b"made_time", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "bases", b"bases", "key", b"key", "live", b"live", "made_time", b"made_time", "origin", b"origin", "owner", b"owner", "payload", b"payload", "schema_version", b"schema_version", "served", b"served", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bulk", b"_bulk", "base", b"base", "bases", b"bases", "bulk", b"bulk", "key", b"key", "live", b"live", "made_time", b"made_time", "origin", b"origin", "owner", b"owner", "payload", b"payload", "schema_version", b"schema_version", "served", b"served", "version", b"version", "write_version", b"write_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bulk: _TypeAlias = _typing.Literal["bulk"]  # noqa: Y015
+    _WhichOneofArgType__bulk: _TypeAlias = _typing.Literal["_bulk", b"_bulk"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bulk) -> _WhichOneofReturnType__bulk | None: ...
+
+Global___Record: _TypeAlias = Record  # noqa: Y015
+
+@_typing.final
+class BulkRelease(_message.Message):
+    """Many records that a store has released to the other one in one transaction, without their payloads. The lists have one
+    element for each record, in the same order.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TO_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    REVISIONS_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    REQUEST_COUNTS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    to: Global___Store.ValueType
+    requests: _builtins.bytes
+    """Names of the requests that the records have served in the retry window: 16 bytes each, in the order of the records."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Versions that the release made."""
+
+    @_builtins.property
+    def revisions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def before(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Digests of the rows before and after the release."""
+
+    @_builtins.property
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def request_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Number of names in `requests` that belong to the record."""
+
+    def __init__(
+        self,
+        *,
+        to: Global___Store.ValueType = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        terms: _abc.Iterable[_builtins.int] | None = ...,
+        revisions: _abc.Iterable[_builtins.int] | None = ...,
+        before: _abc.Iterable[_builtins.int] | None = ...,
+        digests: _abc.Iterable[_builtins.int] | None = ...,
+        request_counts: _abc.Iterable[_builtins.int] | None = ...,
+        requests: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "digests", b"digests", "keys", b"keys", "request_counts", b"request_counts", "requests", b"requests", "revisions", b"revisions", "terms", b"terms", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Record: _TypeAlias = Record  # noqa: Y015
+Global___BulkRelease: _TypeAlias = BulkRelease  # noqa: Y015
 
 @_typing.final
 class ServedRequest(_message.Message):

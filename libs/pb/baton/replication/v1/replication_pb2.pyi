@@ -79,6 +79,7 @@ class GetStatusResponse(_message.Message):
     SERVES_SUBJECTS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     ACCOUNT_RECORDS_FIELD_NUMBER: _builtins.int
+    ADOPTS_BULK_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while the store starts, drains or is fenced. Then only this method and the recovery API answer."""
@@ -113,6 +114,8 @@ class GetStatusResponse(_message.Message):
     """
     account_records: _builtins.int
     """Setting account_records of that process: live records that an account may have. 0: no limit."""
+    adopts_bulk: _builtins.bool
+    """That process adopts bulk releases. Unset from an earlier release, to which records are moved with their payloads."""
     @_builtins.property
     def outbox(self) -> Global___Outbox: ...
     @_builtins.property
@@ -169,10 +172,11 @@ class GetStatusResponse(_message.Message):
         serves_subjects: _builtins.bool | None = ...,
         certificate: _telemetry_pb2.Certificate | None = ...,
         account_records: _builtins.int = ...,
+        adopts_bulk: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "certificate", b"certificate", "connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "serves_subjects", b"serves_subjects", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "account_records", b"account_records", "backend", b"backend", "certificate", b"certificate", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "account_records", b"account_records", "adopts_bulk", b"adopts_bulk", "backend", b"backend", "certificate", b"certificate", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__serves_subjects: _TypeAlias = _typing.Literal["serves_subjects"]  # noqa: Y015
     _WhichOneofArgType__serves_subjects: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects"]  # noqa: Y015
@@ -829,6 +833,116 @@ class AdoptRecordsResponse(_message.Message):
 Global___AdoptRecordsResponse: _TypeAlias = AdoptRecordsResponse  # noqa: Y015
 
 @_typing.final
+class ReleaseBulkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    to: _record_pb2.Store.ValueType
+    after: _builtins.str
+    """Release records after this key, in the order of buckets and keys. Empty: from the first."""
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Buckets, in rising order. At least one."""
+
+    def __init__(
+        self,
+        *,
+        buckets: _abc.Iterable[_builtins.int] | None = ...,
+        to: _record_pb2.Store.ValueType = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "buckets", b"buckets", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseBulkRequest: _TypeAlias = ReleaseBulkRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseBulkResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    event: _builtins.bytes
+    """The event of the release, a serialized Record. Empty if no record was released."""
+    released: _builtins.int
+    """Number of records released."""
+    last: _builtins.str
+    """Key of the last record that was examined, for the next call. Empty if there are no more records."""
+    full: _builtins.bool
+    """No record was released because the outbox is full."""
+    def __init__(
+        self,
+        *,
+        event: _builtins.bytes = ...,
+        released: _builtins.int = ...,
+        last: _builtins.str = ...,
+        full: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "full", b"full", "last", b"last", "released", b"released"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseBulkResponse: _TypeAlias = ReleaseBulkResponse  # noqa: Y015
+
+@_typing.final
+class AdoptBulkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    event: _builtins.bytes
+    """ReleaseBulkResponse.event."""
+    def __init__(
+        self,
+        *,
+        event: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptBulkRequest: _TypeAlias = AdoptBulkRequest  # noqa: Y015
+
+@_typing.final
+class AdoptBulkResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAKEN_FIELD_NUMBER: _builtins.int
+    OLD_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    taken: _builtins.int
+    """Number of records that this store owns now, and of those of which it has a higher version."""
+    old: _builtins.int
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys of the other records. ReleaseRecords and AdoptRecords move them."""
+
+    def __init__(
+        self,
+        *,
+        taken: _builtins.int = ...,
+        old: _builtins.int = ...,
+        missing: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing", "old", b"old", "taken", b"taken"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptBulkResponse: _TypeAlias = AdoptBulkResponse  # noqa: Y015
+
+@_typing.final
 class ListBucketsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1246,6 +1360,7 @@ class ExportRecordsRequest(_message.Message):
     OWNED_ONLY_FIELD_NUMBER: _builtins.int
     KEYS_ONLY_FIELD_NUMBER: _builtins.int
     SKIP_TOO_LARGE_FIELD_NUMBER: _builtins.int
+    NAMES_ONLY_FIELD_NUMBER: _builtins.int
     after: _builtins.str
     """Return keys after this one."""
     limit: _builtins.int
@@ -1255,6 +1370,8 @@ class ExportRecordsRequest(_message.Message):
     """Return envelopes without payload and served requests."""
     skip_too_large: _builtins.bool
     """Report records that are too large to be copied, without the record."""
+    names_only: _builtins.bool
+    """With keys_only: return the keys alone, in `keys`. An earlier release returns records."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Return only these buckets, in rising order, one after the other. Then `after` is a key of the first one."""
@@ -1268,10 +1385,11 @@ class ExportRecordsRequest(_message.Message):
         owned_only: _builtins.bool = ...,
         keys_only: _builtins.bool = ...,
         skip_too_large: _builtins.bool = ...,
+        names_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "buckets", b"buckets", "keys_only", b"keys_only", "limit", b"limit", "owned_only", b"owned_only", "skip_too_large", b"skip_too_large"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "buckets", b"buckets", "keys_only", b"keys_only", "limit", b"limit", "names_only", b"names_only", "owned_only", b"owned_only", "skip_too_large", b"skip_too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1303,12 +1421,15 @@ class ExportRecordsResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     RECORDS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     TOO_LARGE_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
     """False if there are no more records."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]: ...
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def too_large(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExportRecordsResponse.TooLarge]:
         """Records of this page that are left out because of their size."""
@@ -1317,12 +1438,13 @@ class ExportRecordsResponse(_message.Message):
         self,
         *,
         records: _abc.Iterable[_record_pb2.Record] | None = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
         more: _builtins.bool = ...,
         too_large: _abc.Iterable[Global___ExportRecordsResponse.TooLarge] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "records", b"records", "too_large", b"too_large"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "more", b"more", "records", b"records", "too_large", b"too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,6 +59,16 @@ class ReplicationServiceStub:
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptRecordsRequest.SerializeToString,
                 response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptRecordsResponse.FromString,
                 _registered_method=True)
+        self.ReleaseBulk = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/ReleaseBulk',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBulkRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBulkResponse.FromString,
+                _registered_method=True)
+        self.AdoptBulk = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/AdoptBulk',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBulkRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBulkResponse.FromString,
+                _registered_method=True)
         self.ListBuckets = channel.unary_unary(
                 '/baton.replication.v1.ReplicationService/ListBuckets',
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ListBucketsRequest.SerializeToString,
@@ -169,6 +179,21 @@ class ReplicationServiceServicer:
 
     def AdoptRecords(self, request, context):
         """Adopts records: keeps each one whose version is higher than the row here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseBulk(self, request, context):
+        """Releases records of some buckets to the other store, the next ones that this store owns, without their payloads.
+        Leaves out records that are locked or cannot be released. A repeated call releases further records.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptBulk(self, request, context):
+        """Adopts the records of a bulk release of which this store has exactly the row that was released, with its requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -310,6 +335,16 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     servicer.AdoptRecords,
                     request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptRecordsRequest.FromString,
                     response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptRecordsResponse.SerializeToString,
+            ),
+            'ReleaseBulk': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseBulk,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBulkRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBulkResponse.SerializeToString,
+            ),
+            'AdoptBulk': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptBulk,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBulkRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBulkResponse.SerializeToString,
             ),
             'ListBuckets': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBuckets,
@@ -522,6 +557,60 @@ class ReplicationService:
             '/baton.replication.v1.ReplicationService/AdoptRecords',
             baton_dot_replication_dot_v1_dot_replication__pb2.AdoptRecordsRequest.SerializeToString,
             baton_dot_replication_dot_v1_dot_replication__pb2.AdoptRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseBulk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.ReplicationService/ReleaseBulk',
+            baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBulkRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.ReleaseBulkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptBulk(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.ReplicationService/AdoptBulk',
+            baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBulkRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.AdoptBulkResponse.FromString,
             options,
             channel_credentials,
             insecure,

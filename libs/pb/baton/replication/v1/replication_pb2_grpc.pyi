@@ -41,6 +41,12 @@ class ReplicationServiceStub:
     """Releases records to the other store. A record that was released before is returned again."""
     AdoptRecords: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AdoptRecordsRequest, _replication_pb2.AdoptRecordsResponse]
     """Adopts records: keeps each one whose version is higher than the row here."""
+    ReleaseBulk: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReleaseBulkRequest, _replication_pb2.ReleaseBulkResponse]
+    """Releases records of some buckets to the other store, the next ones that this store owns, without their payloads.
+    Leaves out records that are locked or cannot be released. A repeated call releases further records.
+    """
+    AdoptBulk: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AdoptBulkRequest, _replication_pb2.AdoptBulkResponse]
+    """Adopts the records of a bulk release of which this store has exactly the row that was released, with its requests."""
     ListBuckets: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ListBucketsRequest, _replication_pb2.ListBucketsResponse]
     """Returns the owners of some buckets, or of all."""
     ReleaseBuckets: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReleaseBucketsRequest, _replication_pb2.ReleaseBucketsResponse]
@@ -93,6 +99,12 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     """Releases records to the other store. A record that was released before is returned again."""
     AdoptRecords: _aio.UnaryUnaryMultiCallable[_replication_pb2.AdoptRecordsRequest, _replication_pb2.AdoptRecordsResponse]  # type: ignore[assignment]
     """Adopts records: keeps each one whose version is higher than the row here."""
+    ReleaseBulk: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReleaseBulkRequest, _replication_pb2.ReleaseBulkResponse]  # type: ignore[assignment]
+    """Releases records of some buckets to the other store, the next ones that this store owns, without their payloads.
+    Leaves out records that are locked or cannot be released. A repeated call releases further records.
+    """
+    AdoptBulk: _aio.UnaryUnaryMultiCallable[_replication_pb2.AdoptBulkRequest, _replication_pb2.AdoptBulkResponse]  # type: ignore[assignment]
+    """Adopts the records of a bulk release of which this store has exactly the row that was released, with its requests."""
     ListBuckets: _aio.UnaryUnaryMultiCallable[_replication_pb2.ListBucketsRequest, _replication_pb2.ListBucketsResponse]  # type: ignore[assignment]
     """Returns the owners of some buckets, or of all."""
     ReleaseBuckets: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReleaseBucketsRequest, _replication_pb2.ReleaseBucketsResponse]  # type: ignore[assignment]
@@ -172,6 +184,24 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replication_pb2.AdoptRecordsResponse, _abc.Awaitable[_replication_pb2.AdoptRecordsResponse]]:
         """Adopts records: keeps each one whose version is higher than the row here."""
+
+    @_abc_1.abstractmethod
+    def ReleaseBulk(
+        self,
+        request: _replication_pb2.ReleaseBulkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.ReleaseBulkResponse, _abc.Awaitable[_replication_pb2.ReleaseBulkResponse]]:
+        """Releases records of some buckets to the other store, the next ones that this store owns, without their payloads.
+        Leaves out records that are locked or cannot be released. A repeated call releases further records.
+        """
+
+    @_abc_1.abstractmethod
+    def AdoptBulk(
+        self,
+        request: _replication_pb2.AdoptBulkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.AdoptBulkResponse, _abc.Awaitable[_replication_pb2.AdoptBulkResponse]]:
+        """Adopts the records of a bulk release of which this store has exactly the row that was released, with its requests."""
 
     @_abc_1.abstractmethod
     def ListBuckets(
