@@ -138,7 +138,7 @@ async def test_a_store_that_lacks_something_does_not_take_the_record(
     assert await store.transfers.take(bulk) == (0, 0, bulk.entries)
     found = await store.records.read(KEY)
     assert found.row == (None if lacks == "the row" else row)
-    # The whole release brings what is missing.
+    # The whole release brings the rest.
     whole = await across.transfers.release([KEY], store.store, create=False)
     await store.transfers.apply([one.record for one in whole.results if one.record is not None])
     assert await store.transfers.take(bulk) == (0, 1, ())
