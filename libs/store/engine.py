@@ -93,6 +93,11 @@ async def refuse(tx: Transaction, found: Found) -> NoReturn:
     """Raise the reason why `put` did not store a change of this store."""
     if not may_change(found, tx.store):
         raise NotOwner.of(found)
+    await start_again(tx)
+
+
+async def start_again(tx: Transaction) -> NoReturn:
+    """Raise StartAgain, unless the store is fenced."""
     if reason := await tx.fence_reason():
         # A new attempt would fail too: the fence stays until the store is recovered.
         raise StoreNotReady(reason)
@@ -173,9 +178,7 @@ async def release_bulk(tx: Transaction, buckets: Sequence[int], to: Store, after
     if not await has_room(tx, await tx.depth(), 1, len(event)):
         return BulkReleased(last=after, is_full=True)
     if await tx.put_heads(released, own=True):
-        if reason := await tx.fence_reason():
-            raise StoreNotReady(reason)
-        raise StartAgain
+        await start_again(tx)
     # The event is acknowledged under the name of its first record: no other event has this version of it.
     await tx.enqueue([ChangeEntry(entries[0].key, entries[0].version, event)])
     return BulkReleased(event, len(entries), last)
