@@ -269,7 +269,13 @@ async def walk_on(site: Site) -> None:
     older than the recovery."""
 
     async def home() -> bool:
-        counts = [Counter((await reader.bucket_owners()).values())["B"] for reader in site.readers]
+        try:
+            counts = [Counter((await reader.bucket_owners()).values())["B"] for reader in site.readers]
+        except grpc.aio.AioRpcError as error:
+            # A store that has just come back may lack a connection to its database for a moment.
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
         return counts == [BUCKETS // 2] * 2
 
     await eventually(home, 90.0, "B has its half")

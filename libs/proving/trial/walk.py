@@ -254,13 +254,14 @@ class Walk:
         return await self._move(change, lambda setting: not setting.hold)
 
     async def taken_back(self) -> pb.GetStatusResponse:
-        """Wait until an automatic rollback has set a hold."""
+        """Wait until an automatic rollback has set a hold, and the router knows its reason. It reads that after the
+        setting."""
         last = await self.status()
 
         async def held() -> bool:
             nonlocal last
             last = await self.status()
-            return last.setting.hold
+            return last.setting.hold and last.last_automatic.after.hold
 
         await self._until(held, lambda: f"an automatic rollback; assessment: {last.automatic_rollback!r}")
         return last
