@@ -10,6 +10,7 @@ from libs.errors import InvalidField
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.ownership.model import BUCKETS, Store
 from libs.ownership.wire import store_from_pb
+from libs.store.port import PARTS
 
 MAX_KEYS = 1000
 MAX_PAGE = 500
@@ -43,6 +44,14 @@ def check_rising(buckets: Sequence[int]) -> Sequence[int]:
     if any(one >= other for one, other in pairwise(buckets)):
         raise InvalidField("buckets", buckets, "rising numbers")
     return buckets
+
+
+def check_parts(parts: Sequence[int]) -> list[int]:
+    check_count(parts, "parts", PARTS)
+    for part in parts:
+        if not 0 <= part < PARTS:
+            raise InvalidField("parts", part, f"0 to {PARTS - 1}")
+    return list(parts)
 
 
 def check_limit(limit: int, most: int) -> int:

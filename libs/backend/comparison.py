@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from libs.backend.checks import MAX_RECORDS, check_buckets, check_keys, check_limit
+from libs.backend.checks import MAX_RECORDS, check_buckets, check_keys, check_limit, check_parts
 from libs.contract.operations import Operations
 from libs.errors import InvalidField
 from libs.ownership.model import Row, bucket_of
@@ -33,14 +33,19 @@ class Comparison:
         self._inspection = ports.inspection
         self._me = ports.store
 
-    async def digests(self, buckets: Sequence[int], *, deep: bool) -> pb.DigestBucketsResponse:
-        """Digests of these buckets, or of all. `deep`: recomputed from the rows, for some buckets only. Raises
-        InvalidField."""
+    async def digests(
+        self, buckets: Sequence[int], *, deep: bool = False, parts: bool = False
+    ) -> pb.DigestBucketsResponse:
+        """Digests of these buckets, or of all. `deep`: recomputed from the rows. `parts`: those of the buckets' parts
+        too. Either for some buckets only. Raises InvalidField."""
         found: list[tuple[BucketDigest, _Anew | None]]
+        if deep and parts:
+            raise InvalidField("parts", "true", "false when deep: parts are of stored digests")
+        if (deep or parts) and not 0 < len(buckets) <= MAX_DEEP_BUCKETS:
+            wanted = "deep" if deep else "with parts"
+            raise InvalidField("buckets", f"{len(buckets)} buckets", f"1 to {MAX_DEEP_BUCKETS} when {wanted}")
         if not deep:
-            found = [(digest, None) for digest in await self._inspection.digests(buckets)]
-        elif not 0 < len(buckets) <= MAX_DEEP_BUCKETS:
-            raise InvalidField("buckets", f"{len(buckets)} buckets", f"1 to {MAX_DEEP_BUCKETS} when deep")
+            found = [(digest, None) for digest in await self._inspection.digests(buckets, parts=parts)]
         else:
             found = list(await self._deep(sorted(set(buckets))))
         return _digests_to_pb(found)
@@ -53,7 +58,13 @@ class Comparison:
         check_keys(request.keys)
         (bucket,) = check_buckets([request.bucket], "bucket")
         place = (bucket,) if not request.keys else ()
-        query = ExportQuery(request.after, check_limit(request.limit, MAX_RECORDS), place, keys=tuple(request.keys))
+        query = ExportQuery(
+            request.after,
+            check_limit(request.limit, MAX_RECORDS),
+            place,
+            keys=tuple(request.keys),
+            parts=tuple(check_parts(request.parts)),
+        )
         if request.brief:
             records, more = await self._inspection.export(replace(query, keys_only=True))
             return pb.LookAtRecordsResponse(looks=[_brief(record.row) for record in records], more=more)
@@ -121,7 +132,9 @@ def _brief(row: Row) -> pb.LookAtRecordsResponse.Look:
 def _digests_to_pb(found: Sequence[tuple[BucketDigest, _Anew | None]]) -> pb.DigestBucketsResponse:
     answer = pb.DigestBucketsResponse()
     for one, anew in found:
-        bucket = answer.buckets.add(bucket=one.bucket, records=one.records, owned=one.owned, digest=one.digest)
+        bucket = answer.buckets.add(
+            bucket=one.bucket, records=one.records, owned=one.owned, digest=one.digest, parts=one.parts
+        )
         if anew is not None:
             bucket.content, bucket.envelope = anew
     return answer

@@ -416,7 +416,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
         buckets = check_buckets(request.buckets)
         if not self._serving.fence_reason and (not buckets or 0 in buckets):
             await self._check_rows()
-        return await self._comparison.digests(buckets, deep=request.deep)
+        return await self._comparison.digests(buckets, deep=request.deep, parts=request.parts)
 
     async def _check_rows(self) -> None:
         """Check at the begin of each comparison, whose repair must not hide lost rows. The fence applies to all

@@ -11,7 +11,7 @@ from libs.contract.pages import ACCOUNT
 from libs.ownership.model import Record, bucket_of
 from libs.store.limits import PULL_BYTES
 from libs.store.memory_state import MemoryState
-from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
+from libs.store.port import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.window import size_of
 
 
@@ -25,6 +25,8 @@ class MemoryInspection:
         for key in self._keys(query):
             row = self.state.rows[key]
             if query.owned_only and row.owner is not self.state.store:
+                continue
+            if query.parts and row.digest % PARTS not in query.parts:
                 continue
             if len(records) == query.limit or size >= PULL_BYTES:
                 return records, True
@@ -48,15 +50,18 @@ class MemoryInspection:
         pairs = sorted((bucket_of(key), key) for key in self.state.visible_rows())
         return [pair[1] for pair in pairs if pair[0] in query.buckets and pair > first]
 
-    async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
+    async def digests(self, buckets: Sequence[int] = (), *, parts: bool = False) -> list[BucketDigest]:
         sums: dict[int, BucketDigest] = {}
+        nothing = (0,) * PARTS if parts else ()
         for key, row in self.state.rows.items():
             bucket = bucket_of(key)
             if buckets and bucket not in buckets:
                 continue
-            before = sums.get(bucket, BucketDigest(bucket, 0, 0, 0))
+            before = sums.get(bucket, BucketDigest(bucket, 0, 0, 0, nothing))
             owned = before.owned + (row.owner is self.state.store)
-            sums[bucket] = BucketDigest(bucket, before.records + 1, owned, before.digest ^ row.digest)
+            part = row.digest % PARTS
+            own = (one ^ row.digest if number == part else one for number, one in enumerate(before.parts))
+            sums[bucket] = BucketDigest(bucket, before.records + 1, owned, before.digest ^ row.digest, tuple(own))
         return [sums[bucket] for bucket in sorted(sums)]
 
     async def counts(self) -> list[BucketDigest]:

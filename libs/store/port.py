@@ -310,6 +310,8 @@ class ExportQuery:
     """Envelopes: no payload, no served requests."""
     keys: tuple[str, ...] = ()
     """If not empty: only these keys. Not combined with `buckets`."""
+    parts: tuple[int, ...] = ()
+    """If not empty: only rows of these parts, by their stored digests."""
 
 
 class Kept(NamedTuple):
@@ -331,12 +333,18 @@ class Kept(NamedTuple):
         return int.from_bytes(edited, "big")
 
 
+PARTS = 64
+
+
 class BucketDigest(NamedTuple):
     bucket: int
     records: int
     owned: int
     digest: int
     """Exclusive or of the rows' stored digests."""
+    parts: tuple[int, ...] = ()
+    """The same for each of `PARTS` parts, if requested. The stored digest of a row, modulo `PARTS`, is its part: so a
+    row that differs between two stores makes its part at one of them, or at both, differ."""
 
 
 class Missing(NamedTuple):
@@ -373,8 +381,9 @@ class Inspection(Protocol):
         """Like `export`, without served requests. `keys_only` is not supported."""
         ...
 
-    async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
-        """Return the digests of these buckets, or of all, without the buckets that have no rows."""
+    async def digests(self, buckets: Sequence[int] = (), *, parts: bool = False) -> list[BucketDigest]:
+        """Return the digests of these buckets, or of all, without the buckets that have no rows. `parts`: with those of
+        their parts; for some buckets only."""
         ...
 
     async def counts(self) -> list[BucketDigest]:

@@ -14,7 +14,7 @@ from libs.contract.pages import ACCOUNT
 from libs.ownership.model import BUCKETS, Record, Row
 from libs.sqlite import snapshot
 from libs.store.limits import PULL_BYTES
-from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
+from libs.store.port import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.sqlite_core import WITH_SERVED, Core, served_up_to
 from libs.store.sqlite_guards import missing
 from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, VISIBLE, Value, odd_columns, row_from, unsigned
@@ -99,6 +99,9 @@ class SqliteInspection:
         in_scope = " AND r.bucket = ?" if query.buckets else ""
         if query.keys:
             in_scope = f" AND r.key IN ({', '.join('?' for _ in query.keys)})"
+        if query.parts:
+            # SQLite keeps digests as signed integers. The lowest bits are the same.
+            in_scope += f" AND r.digest & {PARTS - 1} IN ({', '.join(str(int(part)) for part in query.parts)})"
         of_owner = " AND r.owner = ?" if query.owned_only else ""
         owner = (self.core.store.value,) if query.owned_only else ()
         limit = int(query.limit) + 1
@@ -117,22 +120,26 @@ class SqliteInspection:
         rows = self.core.statements.rows
         return rows.replace("r.payload", "x''") if query.keys_only else rows
 
-    async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
+    async def digests(self, buckets: Sequence[int] = (), *, parts: bool = False) -> list[BucketDigest]:
         self.core.check_complete("a comparison of buckets")
-        return await self.core.database.read(partial(self._digests, buckets))
+        return await self.core.database.read(partial(self._digests, buckets, PARTS if parts else 0))
 
-    def _digests(self, buckets: Sequence[int], connection: sqlite3.Connection) -> list[BucketDigest]:
+    def _digests(self, buckets: Sequence[int], parts: int, connection: sqlite3.Connection) -> list[BucketDigest]:
         some = f" WHERE bucket IN ({', '.join('?' for _ in buckets)})" if buckets else ""
         me = self.core.store.value
         sums: dict[int, list[int]] = {}
         for bucket, owner, digest in connection.execute(self.core.statements.digests + some, tuple(buckets)):
-            total = sums.setdefault(bucket, [0, 0, 0])
+            total = sums.get(bucket)
+            if total is None:
+                total = sums[bucket] = [0] * (3 + parts)
             total[0] += 1
             total[1] += owner == me
             total[2] ^= digest
+            if parts:
+                total[3 + digest % PARTS] ^= digest
         return [
-            BucketDigest(bucket, records, owned, unsigned(digest))
-            for bucket, (records, owned, digest) in sorted(sums.items())
+            BucketDigest(bucket, records, owned, unsigned(digest), tuple(unsigned(part) for part in own))
+            for bucket, (records, owned, digest, *own) in sorted(sums.items())
         ]
 
     async def counts(self) -> list[BucketDigest]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -15,7 +17,7 @@ from libs.ownership.limits import MAX_EVENT_BYTES, MAX_PAYLOAD_BYTES, RELEASE_AN
 from libs.ownership.model import BUCKETS, Answered, BucketOwner, Changed, Found, Outcome, Store, bucket_of
 from libs.ownership.rules import Resource, decide_write
 from libs.ownership.wire import record_of_event
-from libs.store.port import ExportQuery, StorePorts
+from libs.store.port import PARTS, ExportQuery, StorePorts
 from tests.contracts.store_adapters import (
     call_of,
     everything,
@@ -239,6 +241,48 @@ class TestBothStores:
         await across.transfers.apply([record_of_event(entry.event) for entry in reversed(entries)])
         assert isinstance(await put(across, KEY, "r1", "one"), Answered)
         assert (await put(across, KEY, "r2", "two")).version == (0, 3)
+
+
+@cache
+def keys_of(bucket: int, count: int) -> list[str]:
+    found = (key for key in map("sandboxes/{}".format, itertools.count()) if bucket_of(key) == bucket)
+    return list(itertools.islice(found, count))
+
+
+@pytest.fixture
+async def shelf(store: StorePorts) -> list[str]:
+    """Keys of many rows in bucket 7, of which one was changed, beside rows of another bucket."""
+    keys, others = keys_of(7, 40), keys_of(8, 2)
+    await store.transfers.apply([record_of(row_of(key, (0, 1), store.store)) for key in (*keys, *others)])
+    await store.transfers.apply([record_of(row_of(keys[3], (0, 2), store.store, "w2", account="changed"))])
+    return keys
+
+
+async def test_the_parts_of_a_bucket_have_the_digests_of_their_rows(store: StorePorts, shelf: list[str]) -> None:
+    (found,) = await store.inspection.digests([7], parts=True)
+    expected = [0] * PARTS
+    for record in await everything(store):
+        if bucket_of(record.row.key) == 7:
+            expected[record.row.digest % PARTS] ^= record.row.digest
+    assert list(found.parts) == expected and sum(map(bool, expected)) > PARTS / 3
+    assert found._replace(parts=()) in await store.inspection.digests()
+    assert {one.bucket: len(one.parts) for one in await store.inspection.digests([7, 8, 9], parts=True)} == {
+        7: PARTS,
+        8: PARTS,
+    }
+
+
+async def test_rows_of_some_parts_come_without_the_others(store: StorePorts, shelf: list[str]) -> None:
+    rows = {record.row.key: record.row for record in await everything(store)}
+    parts = (*range(0, PARTS, 8), rows[shelf[3]].digest % PARTS)
+    expected = [key for key in sorted(shelf) if rows[key].digest % PARTS in parts]
+    found: list[str] = []
+    more = True
+    while more:
+        page, more = await store.inspection.rows(ExportQuery(found[-1] if found else "", 2, (7,), parts=parts))
+        found += [kept.row.key for kept in page]
+        assert len(page) <= 2
+    assert found == expected and shelf[3] in found and len(found) > 3
 
 
 async def test_an_export_page_is_about_one_mebibyte(store: StorePorts) -> None:

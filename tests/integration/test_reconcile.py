@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from libs.backend.comparison import Comparison
 from libs.clock import SystemClock
 from libs.errors import InvalidField
 from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import NEVER, Row, Store, Version, bucket_of
+from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.tasks import Loop
 from services.router.flows.jobs.kind import JobKind, Position, Step
 from services.router.flows.jobs.reconcile_job import Reconcile
@@ -257,6 +260,83 @@ async def test_a_bucket_of_many_pages_and_more_doubts_than_a_checkpoint_holds(
         ]
         ages = await run(Validate(system.stores, SystemClock()), {})
         assert [ages[name] for name in ("only_in_b", "different", "in_both")] == [5, 2, 19]
+
+
+def count_rows(monkeypatch: pytest.MonkeyPatch) -> Counter[Store]:
+    """Rows of whole pages that a store returns from now on, by store."""
+    found = Counter[Store]()
+    looks = Comparison.looks
+
+    async def counted(self: Comparison, request: pb.LookAtRecordsRequest) -> pb.LookAtRecordsResponse:
+        answer = await looks(self, request)
+        if not request.keys:
+            found[self._me] += len(answer.looks)
+        return answer
+
+    monkeypatch.setattr(Comparison, "looks", counted)
+    return found
+
+
+def make_older(monkeypatch: pytest.MonkeyPatch, older: Store) -> None:
+    """The store does not know the parts of a bucket."""
+    digests, looks = Comparison.digests, Comparison.looks
+
+    async def without_parts(self: Comparison, buckets: Any, *, deep: bool, parts: bool) -> pb.DigestBucketsResponse:
+        return await digests(self, buckets, deep=deep, parts=parts and self._me is not older)
+
+    async def all_rows(self: Comparison, request: pb.LookAtRecordsRequest) -> pb.LookAtRecordsResponse:
+        if self._me is older:
+            request.ClearField("parts")
+        return await looks(self, request)
+
+    monkeypatch.setattr(Comparison, "digests", without_parts)
+    monkeypatch.setattr(Comparison, "looks", all_rows)
+
+
+@pytest.mark.parametrize("older", [None, A, B])
+async def test_of_a_large_bucket_the_rows_of_differing_parts_are_read_alone(
+    older: Store | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store of the release before reads all."""
+    monkeypatch.setattr("services.router.flows.jobs.bucket_comparison.PAGE_ROWS", 4)
+    keys = keys_of_one_bucket(300)
+    if older is not None:
+        make_older(monkeypatch, older)
+    async with stocked(count=0) as system:
+        for key in keys:
+            row = Row(key, Version(0, 1), A, Version(0, 1), True, b"", 1)
+            rows(system, A)[key], rows(system, B)[key] = row, row
+        lose(system, B, keys[20])
+        lose(system, A, keys[30])
+        plant(system, B, keys[40], payload=b"other")
+        plant(system, A, keys[50], version=Version(0, 2), write_version=Version(0, 2))
+        read = count_rows(monkeypatch)
+        report = await run(reconcile(system), {})
+        assert report["found"] == {**NOBODY, "MISSING": 1, "CORRUPT": 1, "EXTRA": 1, "STALE": 1}
+        assert {store: count < 100 for store, count in read.items()} == {A: older is None, B: older is None}
+
+
+@pytest.mark.parametrize("older", [A, B])
+async def test_all_rows_are_compared_with_those_of_a_store_that_knows_no_parts(
+    older: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_older(monkeypatch, older)
+    async with stocked(count=0) as system:
+        keys = keys_of_one_bucket(10)
+        for number, key in enumerate(keys):
+            rows(system, A if number % 2 else B)[key] = Row(key, Version(0, 1), A, Version(0, 1), True, b"", 1)
+        report = await run(reconcile(system), {"repair": "no"})
+        assert report["found"] == {**NOBODY, "MISSING": 5, "EXTRA": 5}
+
+
+@pytest.mark.parametrize("empty", [A, B])
+async def test_a_bucket_without_rows_at_one_store_is_read_whole(empty: Store) -> None:
+    async with stocked(count=0) as system:
+        keys = keys_of_one_bucket(70)
+        for key in keys:
+            rows(system, empty.other)[key] = Row(key, Version(0, 1), A, Version(0, 1), True, b"", 1)
+        report = await run(reconcile(system), {"repair": "no"})
+        assert report["found"] == {**NOBODY, "MISSING" if empty is B else "EXTRA": 70}
 
 
 async def test_under_load_a_fault_is_found_and_none_is_invented() -> None:

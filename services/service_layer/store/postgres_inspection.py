@@ -9,7 +9,7 @@ from typing import Any
 from libs.ownership.model import Record, Row
 from libs.store.connections import ALLOWED, Connections
 from libs.store.limits import PULL_BYTES
-from libs.store.port import BucketDigest, Census, ExportQuery, Kept, Missing
+from libs.store.port import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.window import effects_of, made_by, size_of, windows_of
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_guards import MISSING, MISSING_OF
@@ -29,6 +29,10 @@ FROM record {where} GROUP BY bucket ORDER BY bucket
 """
 DIGESTS = _DIGESTS.format(where="WHERE bucket = ANY($2::smallint[])")
 ALL_DIGESTS = _DIGESTS.format(where="")
+PART_DIGESTS = f"""
+SELECT bucket, (digest & {PARTS - 1})::int AS part, bit_xor(digest) AS digest
+FROM record WHERE bucket = ANY($1::smallint[]) GROUP BY bucket, part
+"""
 CENSUS = """
 SELECT count(*) AS records, count(*) FILTER (WHERE owner = $1) AS owned,
        (SELECT count(*) FROM bucket WHERE owner = $1) AS bucket_owners FROM record
@@ -103,15 +107,22 @@ class PostgresInspection:
         rows = [(row, columns) for columns in found if (row := row_of(columns)) is not None][: query.limit]
         return rows, bool(found) and found[0]["total"] > len(rows)
 
-    async def digests(self, buckets: Sequence[int] = ()) -> list[BucketDigest]:
+    async def digests(self, buckets: Sequence[int] = (), *, parts: bool = False) -> list[BucketDigest]:
         me = self._context.me.value
 
         async def work(connection: Connection) -> list[BucketDigest]:
-            if buckets:
-                rows = await connection.fetch(DIGESTS, me, list(buckets))
-            else:
+            if not buckets:
                 rows = await _fetch_all(connection, ALL_DIGESTS, me)
-            return [BucketDigest(row["bucket"], row["records"], row["owned"], unsigned(row["digest"])) for row in rows]
+                return [_digest_of(row) for row in rows]
+            if not parts:
+                return [_digest_of(row) for row in await connection.fetch(DIGESTS, me, list(buckets))]
+            async with transaction(connection, snapshot=True):
+                rows = await connection.fetch(DIGESTS, me, list(buckets))
+                found = await connection.fetch(PART_DIGESTS, list(buckets))
+            sums = {row["bucket"]: [0] * PARTS for row in rows}
+            for row in found:
+                sums[row["bucket"]][row["part"]] = unsigned(row["digest"])
+            return [_digest_of(row)._replace(parts=tuple(sums[row["bucket"]])) for row in rows]
 
         return await self._context.control.run(work)
 
@@ -144,6 +155,10 @@ class PostgresInspection:
         return self._census
 
 
+def _digest_of(row: Any) -> BucketDigest:
+    return BucketDigest(row["bucket"], row["records"], row["owned"], unsigned(row["digest"]))
+
+
 async def _fetch_all(connection: Connection, statement: str, *arguments: object) -> list[Any]:
     """Run a statement that reads every row: allow a sequential scan and a longer timeout."""
     async with transaction(connection):
@@ -165,6 +180,9 @@ def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
     if query.keys:
         conditions.append("r.key = ANY($3::text[])")
         arguments.append(list(query.keys))
+    if query.parts:
+        arguments.append(list(query.parts))
+        conditions.append(f"r.digest & {PARTS - 1} = ANY(${len(arguments)}::bigint[])")
     if query.owned_only:
         arguments.append(me)
         conditions.append(f"r.owner = ${len(arguments)}")

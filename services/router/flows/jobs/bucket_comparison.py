@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 from libs.errors import BatonError
@@ -43,6 +44,13 @@ class BucketPair(NamedTuple):
         return max(self.a.records, self.b.records)
 
     @property
+    def differing_parts(self) -> list[int]:
+        """Parts of the bucket whose digests differ; empty: rows of all parts may. Of a store that knows no parts, they
+        are none, so all parts with rows at the other one differ."""
+        both = zip_longest(self.a.parts, self.b.parts, fillvalue=0)
+        return [part for part, (a, b) in enumerate(both) if a != b]
+
+    @property
     def is_equal(self) -> bool:
         digests = {self.a.digest, self.b.digest}
         if self.a.content or self.b.content:
@@ -67,16 +75,20 @@ class BucketComparison:
     def __init__(self, stores: Stores) -> None:
         self._stores = [stores[store] for store in Store]
 
-    async def digests(self, buckets: Sequence[int] = (), *, deep: bool = False) -> list[BucketPair]:
-        """Digests of these buckets, or of all, by number. Buckets that are empty at both stores are left out."""
-        request = pb.DigestBucketsRequest(buckets=buckets, deep=deep)
+    async def digests(
+        self, buckets: Sequence[int] = (), *, deep: bool = False, parts: bool = False
+    ) -> list[BucketPair]:
+        """Digests of these buckets, or of all, by number. Buckets that are empty at both stores are left out. `parts`:
+        with those of each part, not combined with `deep`."""
+        request = pb.DigestBucketsRequest(buckets=buckets, deep=deep, parts=parts)
         asked = (client.ask(client.replication.DigestBuckets, request, DIGEST_SECONDS) for client in self._stores)
         a, b = ({one.bucket: one for one in answer.buckets} for answer in await asyncio.gather(*asked))
         empty = pb.DigestBucketsResponse.Bucket()
         return [BucketPair(bucket, a.get(bucket, empty), b.get(bucket, empty)) for bucket in sorted({*a, *b})]
 
-    async def page(self, bucket: int, after: str) -> RowPage:
-        request = pb.LookAtRecordsRequest(bucket=bucket, after=after, limit=PAGE_ROWS)
+    async def page(self, bucket: int, after: str, parts: Sequence[int] = ()) -> RowPage:
+        """`parts`: rows of these parts only; empty: all."""
+        request = pb.LookAtRecordsRequest(bucket=bucket, after=after, limit=PAGE_ROWS, parts=parts)
         answers = await asyncio.gather(*(self._looks(client, request) for client in self._stores))
         # A page that is not the last one shows only the keys up to its end.
         ends = [answer.looks[-1].key for answer in answers if answer.more]

@@ -178,17 +178,17 @@ class Reconcile:
         """Compare rows until the step has enough suspects or its time is over."""
         end = self._clock.monotonic() + STEP_SECONDS
         left, doubts, after = list(state.differing), list(state.doubts), state.after
-        if not after:
-            group = left[: min(limit, BUCKETS_AT_ONCE)]
+        group = left[:1] if after else left[: min(limit, BUCKETS_AT_ONCE)]
+        parts: Mapping[int, Sequence[int]] = {group[0]: ()}
+        if not (wanted.deep and after):
             # Changes that were in transit at the first digest have usually arrived by now.
-            pairs = await self._comparing.digests(group, deep=wanted.deep)
-            again = {pair.bucket for pair in pairs if not pair.is_equal}
-            left = [bucket for bucket in left if bucket not in group or bucket in again]
-            group = [bucket for bucket in group if bucket in again]
-        else:
-            group = left[:1]
+            pairs = await self._comparing.digests(group, deep=wanted.deep, parts=not wanted.deep)
+            parts = {pair.bucket: pair.differing_parts for pair in pairs if not pair.is_equal}
+            after = after if group[0] in parts else ""
+        left = [bucket for bucket in left if bucket not in group or bucket in parts]
+        group = [bucket for bucket in group if bucket in parts]
         while group and len(doubts) < DOUBTS:
-            page = await self._comparing.page(group[0], after)
+            page = await self._comparing.page(group[0], after, parts[group[0]])
             seen = [one for key, pair in page.rows if (one := difference(key, pair)) is not None]
             room = DOUBTS - len(doubts)
             doubts += seen[:room]

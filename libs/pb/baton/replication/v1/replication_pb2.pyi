@@ -1457,10 +1457,13 @@ class DigestBucketsRequest(_message.Message):
     BUCKETS_FIELD_NUMBER: _builtins.int
     DEEP_FIELD_NUMBER: _builtins.int
     COUNTS_ONLY_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     deep: _builtins.bool
     """Read every row and recompute its digest. For some buckets only."""
     counts_only: _builtins.bool
     """Return only counts, for all buckets; digests are 0. A store may know them without reading its rows."""
+    parts: _builtins.bool
+    """Return the digests of each bucket's parts too. For some buckets only."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Buckets. Empty: all 1024."""
@@ -1471,10 +1474,11 @@ class DigestBucketsRequest(_message.Message):
         buckets: _abc.Iterable[_builtins.int] | None = ...,
         deep: _builtins.bool = ...,
         counts_only: _builtins.bool = ...,
+        parts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "counts_only", b"counts_only", "deep", b"deep"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "counts_only", b"counts_only", "deep", b"deep", "parts", b"parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1494,6 +1498,7 @@ class DigestBucketsResponse(_message.Message):
         DIGEST_FIELD_NUMBER: _builtins.int
         CONTENT_FIELD_NUMBER: _builtins.int
         ENVELOPE_FIELD_NUMBER: _builtins.int
+        PARTS_FIELD_NUMBER: _builtins.int
         bucket: _builtins.int
         records: _builtins.int
         owned: _builtins.int
@@ -1505,6 +1510,12 @@ class DigestBucketsResponse(_message.Message):
         """As `content`, over the fields that `digest` leaves out: last write, deleted or not, schema version, versions
         before seizures. Absent if `deep` was not set, and from older stores.
         """
+        @_builtins.property
+        def parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+            """XOR as `digest`, for each part: part n has the rows whose own digest is n modulo 64. Empty if `parts` was not
+            set, and from older stores.
+            """
+
         def __init__(
             self,
             *,
@@ -1514,10 +1525,11 @@ class DigestBucketsResponse(_message.Message):
             digest: _builtins.int = ...,
             content: _builtins.int = ...,
             envelope: _builtins.int | None = ...,
+            parts: _abc.Iterable[_builtins.int] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "envelope", b"envelope"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "bucket", b"bucket", "content", b"content", "digest", b"digest", "envelope", b"envelope", "owned", b"owned", "records", b"records"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_envelope", b"_envelope", "bucket", b"bucket", "content", b"content", "digest", b"digest", "envelope", b"envelope", "owned", b"owned", "parts", b"parts", "records", b"records"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__envelope: _TypeAlias = _typing.Literal["envelope"]  # noqa: Y015
         _WhichOneofArgType__envelope: _TypeAlias = _typing.Literal["_envelope", b"_envelope"]  # noqa: Y015
@@ -1550,6 +1562,7 @@ class LookAtRecordsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     BRIEF_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     bucket: _builtins.int
     """Bucket, and the key to start after."""
     after: _builtins.str
@@ -1560,6 +1573,10 @@ class LookAtRecordsRequest(_message.Message):
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """If not empty, return only these keys, whatever their bucket."""
 
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """If not empty, return only the rows of these parts of the bucket. An older store returns all rows."""
+
     def __init__(
         self,
         *,
@@ -1568,10 +1585,11 @@ class LookAtRecordsRequest(_message.Message):
         limit: _builtins.int = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
         brief: _builtins.bool = ...,
+        parts: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "brief", b"brief", "bucket", b"bucket", "keys", b"keys", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "brief", b"brief", "bucket", b"bucket", "keys", b"keys", "limit", b"limit", "parts", b"parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
