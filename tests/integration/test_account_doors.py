@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import grpc
 import pytest
+from google.protobuf.message import Message
 
+from baton_client import CallError, connect_async
+from baton_client.messages import GetSandboxRequest, ListSandboxesRequest, WatchSandboxesRequest
 from libs.identity.port import AUTHORIZATION
 from libs.pb.baton.control.v1 import control_pb2 as control
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.pb.sandbox.v1 import sandbox_service_pb2
+from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.sandboxes.schema import METADATA
 from tests.contracts.identity_adapters import write
 from tests.http_client import Answer, ask
+from tests.system.http import envelope, envelopes
 from tests.system.programs import PLACES, Programs, running_programs
 
 SERVICE = "sandbox.v1.SandboxService"
+WEB = "application/grpc-web+proto"
 HOLDERS = {"ann": 'accounts = ["acme"]', "bob": 'accounts = ["corp"]', "root": 'roles = ["admin"]', "nobody": ""}
 SPEC = {"image": "image:1"}
 
@@ -167,3 +177,45 @@ async def test_no_door_shows_a_record_of_another_account(programs: Programs, pla
     for who, names in (("ann", ["mine"]), ("bob", ["hidden"]), ("root", ["hidden", "mine"]), ("nobody", [])):
         listed = await send(programs, place, who, "GET", "/v1/sandboxes")
         assert [one["name"] for one in listed.json().get("sandboxes", [])] == [f"sandboxes/{name}" for name in names]
+
+
+async def by_web(at: Programs, place: str, who: str, method: str, request: Message, kind: str = WEB) -> Answer:
+    headers = {AUTHORIZATION: f"Bearer {token_of(who)}", METADATA: "2", "content-type": kind}
+    body = envelope(request.SerializeToString())
+    return await ask(at.http[place], "POST", f"/{SERVICE}/{method}", body, headers)
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_grpc_web_shows_the_records_of_the_callers_accounts_only(programs: Programs, place: str) -> None:
+    get = sandbox_service_pb2.GetSandboxRequest(name="sandboxes/hidden")
+    absent = await by_web(programs, place, "ann", "GetSandbox", get)
+    assert b"grpc-status: 5" in absent.body
+    assert (await make(programs, place, "bob", "hidden", "corp")).status == 200
+    assert (await by_web(programs, place, "ann", "GetSandbox", get)).body == absent.body
+    (flags, found), _ = envelopes((await by_web(programs, place, "bob", "GetSandbox", get)).body)
+    assert (flags, Sandbox.FromString(found).account) == (0, "corp")
+    for who, names in (("ann", []), ("bob", ["sandboxes/hidden"])):
+        answer = await by_web(programs, place, who, "ListSandboxes", sandbox_service_pb2.ListSandboxesRequest())
+        page = sandbox_service_pb2.ListSandboxesResponse.FromString(envelopes(answer.body)[0][1])
+        assert [one.name for one in page.sandboxes] == names
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_the_python_client_sees_the_records_of_its_accounts_only(programs: Programs, place: str) -> None:
+    assert (await make(programs, place, "bob", "hidden", "corp")).status == 200
+    assert (await make(programs, place, "ann", "mine", "acme")).status == 200
+    address = programs.grpc[place]
+    for who, own, other in (("ann", "mine", "hidden"), ("bob", "hidden", "mine")):
+        async with connect_async(address, token=token_of(who)) as client:
+            page = await client.ListSandboxes(ListSandboxesRequest())
+            assert [one.name for one in page.sandboxes] == [f"sandboxes/{own}"]
+            with pytest.raises(CallError) as refused:
+                await client.GetSandbox(GetSandboxRequest(name=f"sandboxes/{other}"))
+            assert refused.value.code is grpc.StatusCode.NOT_FOUND
+            async with asyncio.timeout(15), aclosing(client.WatchSandboxes(WatchSandboxesRequest())) as answers:
+                seen = set()
+                async for answer in answers:
+                    seen |= {one.name for one in answer.sandboxes}
+                    if answer.synced:
+                        break
+            assert seen == {f"sandboxes/{own}"}

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from libs.http.doors import Doors
+from libs.identity.port import Credentials
+from libs.identity.principal import Principal, Role
 from tests.http_client import ask, connected
 from tests.system.http import CREATE, JSON, NAME, OPEN, Door, envelope, watching
 from tests.system.store import SERVICE
 from tests.waiting import eventually
 
 WATCH = "/v1/sandboxes:watch"
+PROCEDURE = f"/{SERVICE}/WatchSandboxes"
 
 
 @pytest.fixture
@@ -110,3 +114,30 @@ async def test_rest_refuses_with_the_code_of_http(
             found = await client.answer()
             assert (found.status, found.json()["error"]["code"]) == (code, code), "and the connection can be used again"
     assert await store.is_untouched()
+
+
+class Expiring:
+    """A principal whose proof soon ends."""
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        return Principal("test:ann", roles=frozenset({Role.ADMIN}), expires_at=time.time() + 0.3)
+
+
+FORMS = {
+    "events": ("GET", WATCH, None, {"accept": "text/event-stream"}),
+    "lines": ("GET", WATCH, None, {"accept": "application/x-ndjson"}),
+    "Connect": ("POST", PROCEDURE, envelope(b"{}"), {"content-type": "application/connect+json"}),
+    "gRPC-Web": ("POST", PROCEDURE, envelope(b""), {"content-type": "application/grpc-web+proto"}),
+}
+
+
+@pytest.mark.parametrize("place", ["store", "router"])
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_watch_ends_with_the_token_that_opened_it(place: str, form: str) -> None:
+    verb, path, body, headers = FORMS[form]
+    async with OPEN[place]() as door, connected(door.address) as client:
+        door.gate._authenticator = Expiring()
+        await client.request(verb, path, body, headers)
+        answer = await client.answer()
+        assert b"token has expired" in answer.body
+        await eventually(lambda: not door.gate.streams)
