@@ -32,6 +32,7 @@ from libs.http.errors import (
     UnknownTransferEncoding,
     failure_of,
 )
+from libs.http.framing import StrictConnection
 from libs.http.hosts import Hosts, host_at
 
 HEAD_BYTES = 16 << 10
@@ -97,6 +98,7 @@ class Owner(Protocol):
 class HttpConnection(H11Protocol):
     def __init__(self, owner: Owner, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(config, state, {STATE: self}, loop)
+        self.conn = StrictConnection(h11.SERVER, HEAD_BYTES)
         self.logger = _log
         self._owner = owner
         self._head_timer: asyncio.TimerHandle | None = None

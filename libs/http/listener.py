@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from libs.http.connection import HEAD_BYTES, HttpConnection
+from libs.http.connection import HttpConnection
 from libs.http.handshake import Handshake
 from libs.http.hosts import Hosts
 from libs.rpc.errors import log_defect
@@ -111,7 +111,6 @@ class HttpListener:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=int(IDLE_SECONDS),
-            h11_max_incomplete_event_size=HEAD_BYTES,
         )
         options.load()
         loop = asyncio.get_running_loop()

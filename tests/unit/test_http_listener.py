@@ -75,6 +75,46 @@ def connections(served: HttpListener) -> int:
     return len(served._state.connections)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 40\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n",
+        b"POST /body HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding:\r\n chunked\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nhost: x\r\nx: y\r\n\tz\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nhost: x\r\nx: y\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST /body HTTP/1.1\nhost: x\ntransfer-encoding: chunked\n\n",
+        b"POST /body HTTP/1.1\r\nhost: x\r\nx: y\x01z\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nhost: x\r\nx: y\rtransfer-encoding: chunked\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding : chunked\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, identity\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("before", [b"", b"GET /before HTTP/1.1\r\nhost: x\r\n\r\n"], ids=["first", "second"])
+async def test_a_request_that_a_proxy_may_read_differently_is_refused_with_all_that_follow(
+    served: HttpListener, app: App, before: bytes, head: bytes
+) -> None:
+    async with connected(served.address) as client:
+        await client.send(before + head + b"0\r\n\r\nGET /hidden HTTP/1.1\r\nhost: x\r\n\r\n")
+        found = await client.read_to_end()
+    assert found.count(b"HTTP/1.1 200") == len(app.seen) == bool(before)
+    assert found.count(b"HTTP/1.1 400") + found.count(b"HTTP/1.1 501") == 1
+
+
+async def test_the_body_of_a_refused_request_is_no_request(served: HttpListener, app: App) -> None:
+    hidden = b"GET /hidden HTTP/1.1\r\nhost: x\r\n\r\n"
+    chunk = b"%x;a=b\r\n%b\r\n0\r\nhost: y\r\n\r\n" % (len(hidden), hidden)
+    async with connected(served.address) as client:
+        head = b"POST /a HTTP/1.1\r\nhost: x\r\n"
+        await client.send(head + b"content-length: %d\r\n\r\n" % len(hidden) + hidden)
+        await client.send(head + b"transfer-encoding: chunked\r\n\r\n" + chunk)
+        await client.send(b"GET /last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        await client.read_to_end()
+    assert app.seen == ["/a", "/a", "/last"]
+
+
 async def test_requests_share_a_connection(served: HttpListener, app: App) -> None:
     async with connected(served.address) as client:
         for path in ("/a", "/b"):
