@@ -906,6 +906,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "secrets_are_shown_to_admins_only_by_every_method_that_can",
             "the_subject_is_the_actor_and_the_given_name_is_beside_it",
             "a_tool_gives_a_client_no_more_than_the_control_listener",
+            "a_control_listener_of_this_machine_alone_opens_no_tool_to_clients",
             "a_router_does_not_start_without_the_authentication_that_it_needs",
             "the_command_and_the_router_as_processes_know_the_operator",
         )
@@ -1089,7 +1090,12 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_process_asks_for_as_many_open_files_as_it_may_have",
         )
         + _in("unit/test_callers.py", "the_number_of_remembered_callers_is_limited_and_those_with_calls_stay")
-        + _in("unit/test_http_listener.py", "a_host_has_no_more_than_its_share_of_the_connections")
+        + _in(
+            "unit/test_http_listener.py",
+            "a_host_has_no_more_than_its_share_of_the_connections",
+            "a_request_that_a_proxy_may_read_differently_is_refused_with_all_that_follow",
+            "the_body_of_a_refused_request_is_no_request",
+        )
         + _in(
             "integration/test_caller_limits.py",
             "every_door_of_every_program_has_the_limits_of_a_caller",

@@ -268,6 +268,25 @@ async def test_a_tool_gives_a_client_no_more_than_the_control_listener(tmp_path:
         assert await tool(programs, name, bearer(token_of("viewer"))) == ""
 
 
+@pytest.mark.parametrize("kind", [None, "none"])
+@pytest.mark.parametrize("name", ["migration_status", "explain_route"])
+async def test_a_control_listener_of_this_machine_alone_opens_no_tool_to_clients(
+    tmp_path: Path, name: str, kind: str | None
+) -> None:
+    """Clients may come from other machines, and an explanation shows records of every account."""
+    clients = write(
+        tmp_path / "clients.toml",
+        f'[[token]]\nsubject = "ann"\ntoken = "{token_of("ann")}"\naccounts = ["acme"]\nroles = ["operator"]\n'
+        f'[[token]]\nsubject = "root"\ntoken = "{token_of("root")}"\nroles = ["admin"]\n',
+    )
+    control = {"control_auth": kind} if kind else {}
+    async with running_programs(
+        tmp_path, router_settings=control, public_auth="tokens", public_auth_file=clients
+    ) as programs:
+        assert await tool(programs, name, bearer(token_of("ann"))) == "ROLE_MISSING"
+        assert await tool(programs, name, bearer(token_of("root"))) == ""
+
+
 async def test_a_tool_needs_the_shared_token_of_the_control_listener(tmp_path: Path) -> None:
     shared = {"control_token_file": write(tmp_path / "shared", "x" * 20)}
     async with running_programs(tmp_path, router_settings=shared) as programs:

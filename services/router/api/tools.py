@@ -2,8 +2,11 @@
 
 A tool is a call of the operator's API, so its caller is authenticated as the control listener authenticates: with the
 credentials of an operator, in addition to those that the public listener requires. A role in a token of the public
-issuer gives nothing here. The tools are read-only and leave out the names of people, clients, routers and hosts, and
-the texts of errors. `baton status` and `baton explain` show those by the control listener.
+issuer gives nothing here. Without authentication the control listener is for this machine alone, but clients may come
+from others: then the tools are for clients who reach all records.
+
+The tools are read-only and leave out the names of people, clients, routers and hosts, and the texts of errors. `baton
+status` and `baton explain` show those by the control listener.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from libs.http.gateway import Gateway
 from libs.http.tools import Tool
 from libs.identity.port import Credentials
-from libs.identity.principal import Principal, current
+from libs.identity.principal import Principal, current, current_principal
 from libs.ownership.model import Store
 from libs.ownership.wire import STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -25,6 +28,7 @@ from libs.rpc.errors import Context
 from libs.rpc.gate import Handler
 from libs.rpc.server import TypedService, raw_service
 from services.router.api.control import SERVICE
+from services.router.api.roles import RoleMissing
 
 _PUBLIC = FieldMask(
     paths=[
@@ -53,6 +57,14 @@ _OUT_OF_DATE = "The control store is out of reach: this is its last known state.
 
 
 Authenticate = Callable[[Credentials], Awaitable[Principal]]
+
+
+async def as_client(credentials: Credentials) -> Principal:
+    """The authentication for a control listener without one. Raises RoleMissing."""
+    client = current_principal()
+    if client.reachable is not None:
+        raise RoleMissing("operators are not authenticated here (control_auth), so this tool needs the role admin")
+    return client
 
 
 def router_tools(control: TypedService, authenticate: Authenticate, gateway: Gateway) -> Iterator[Tool]:

@@ -28,7 +28,7 @@ from services.router.api.control import URGENT
 from services.router.api.proxy import Proxy
 from services.router.features import FEATURES
 from services.router.features.connections import Connections, open_connections
-from services.router.features.operators import ANY_OPERATOR, Operators, open_operators
+from services.router.features.operators import ANY_OPERATOR, Operators, kind_of, open_operators
 from services.router.features.operators import SETTING as CONTROL_SETTING
 from services.router.features.shared import SharedFlows
 from services.router.flows.calls.forward import Forward, ReadPolicy
@@ -238,7 +238,9 @@ def _http(
         return None
     # Imported here, because the HTTP libraries cost memory and start time.
     from libs.http.opening import http_listener
-    from services.router.api.tools import router_tools
+    from services.router.api.tools import as_client, router_tools
+
+    authenticate = as_client if kind_of(settings) in ("", NONE) else control.gate.authenticate
 
     return http_listener(
         settings.http,
@@ -246,6 +248,6 @@ def _http(
         proxy.service(),
         public,
         connections.meter,
-        more_tools=partial(router_tools, control_api, control.gate.authenticate),
+        more_tools=partial(router_tools, control_api, authenticate),
         identity=identity,
     )
