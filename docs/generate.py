@@ -24,6 +24,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry
 from pydantic.fields import FieldInfo
 
+from libs.backend.direct import DirectCalls, measure_direct
 from libs.backend.settings import BackendSettings
 from libs.clock import SystemClock
 from libs.http.opening import measured
@@ -252,6 +253,7 @@ GROUPS = (
     Group("Router", lambda meter: EvidenceMetrics(meter, Evidence, Limits, SystemClock())),
     Group("Locks of a store", lambda meter: MeasuredLocks(MemoryLocks(), SystemClock(), meter)),
     Group("HTTP listener of any process", measured),
+    Group("Direct calls at a store", lambda meter: measure_direct(meter, DirectCalls(SystemClock()))),
     Group("Limits of any process", lambda meter: measure_refusals(meter, {})),
     Group("Certificates of any process", lambda meter: Tls().measure(meter)),
 )

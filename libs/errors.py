@@ -116,6 +116,15 @@ class LogAway(BatonError):
     retry_seconds = 1.0
 
 
+_FAULT_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL", "UNKNOWN", "DATA_LOSS"})
+LOG_REASONS = frozenset({NotLogged.reason, LogAway.reason})
+
+
+def is_server_fault(code: str, reason: str) -> bool:
+    """Whether a store failed, rather than refused. An unavailable or slow log is not a fault of the store."""
+    return code in _FAULT_CODES and reason not in LOG_REASONS
+
+
 class DiskFull(BatonError):
     """The store's disk is full. Nothing was changed, and reads go on. Retry when the operator has made room."""
 

@@ -15,6 +15,7 @@ from functools import partial
 from math import inf
 from uuid import uuid4
 
+from libs.backend.direct import DirectCalls, is_marked
 from libs.backend.logged import LogWaits
 from libs.backend.passing import Passing
 from libs.backend.quota import AccountQuota, Attempt
@@ -32,10 +33,10 @@ from libs.contract.watches import frame, position_of
 from libs.errors import BatonError, OwnerUnavailable
 from libs.locks.port import LockManager
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Answered, Call, Changed, Found, Version
+from libs.ownership.model import Answered, Call, Changed, Found, Version, bucket_of
 from libs.ownership.rules import Change, decide_write, done, may_change, read_as_owner
 from libs.rpc import metadata
-from libs.rpc.caller import Caller, make_id, read_caller
+from libs.rpc.caller import Caller, asks_why, make_id, read_caller
 from libs.rpc.clients import Clients, name_of
 from libs.rpc.errors import Context, Pairs, add_trailers
 from libs.rpc.limits import ANSWER_BYTES
@@ -77,6 +78,8 @@ class Dependencies:
     """Maximum number of live records of an account; 0: no limit."""
     served_as: ServedAs = field(default_factory=lambda: ServedAs(SystemClock()))
     """For callers of the public listener."""
+    direct: DirectCalls = field(default_factory=lambda: DirectCalls(SystemClock()))
+    """Callers of the public listener that follow the router's routes."""
 
 
 class Calls:
@@ -124,34 +127,77 @@ class Calls:
         return await self._read(parsed, context if caller.explain else None)
 
     async def _answer_public(self, passing: Passing | None, method: str, request: bytes, context: Context) -> bytes:
+        rule = self._methods[method]
+        if is_marked(context.invocation_metadata()) and rule.key is not None and rule.shape is None:
+            return await self._answer_direct(passing, method, request, context)
         self._deps.serving.check()
         caller = self._client(context)
         add_trailers(context, self._warning(context, caller))
         parsed = self._parse_once(method, request, caller)
         try:
-            if isinstance(parsed, Write):
-                return await self._write(method, parsed, caller, context)
-            if isinstance(parsed, Read):
-                return await self._read(parsed)
+            if not isinstance(parsed, List):
+                return await self._own(method, parsed, caller, context)
             if passing is None:
                 return await self._list(parsed)
         except NotOwner as error:
             if passing is None:
-                raise OwnerUnavailable(
-                    "another store owns the record: call the router, or give this store its address (setting `router`)"
-                ) from error
+                raise _no_router() from error
+        return await passing.call(rule.path, request, context, self._metadata_for(caller, context))
+
+    async def _answer_direct(self, passing: Passing | None, method: str, request: bytes, context: Context) -> bytes:
+        """Answer a client that follows the router's routes (see `libs.backend.direct`)."""
+        deps, rule, found = self._deps, self._methods[method], context.invocation_metadata()
+        # As at the router: a client cannot know which store answers it.
+        version = self._schemas.asked(found)
+        caller = replace(self._caller(context, version), logged=deps.public_logged or deps.direct.routes.logged)
+        parsed = self._parse_once(method, request, caller)
+        if isinstance(parsed, List):
+            raise ValueError(f"{rule.path} is parsed as a list")
+        bucket = bucket_of(parsed.key)
+        led_here = deps.direct.routes.led_here(rule.path, bucket)
+        add_trailers(context, self._warning(context, caller, led_here=led_here))
+        if passing is None:
+            deps.serving.check()
+        elif not (
+            deps.serving.serving
+            and not self._schemas.is_old(version)
+            and not asks_why(found)
+            and deps.direct.routes.has(rule.path, bucket)
+        ):
+            return await self._pass_direct(passing, method, request, context, caller)
+        try:
+            return await deps.direct.measured(rule, context, self._own(method, parsed, caller, context))
+        except NotOwner as error:
+            if passing is None:
+                raise _no_router() from error
+        return await self._pass_direct(passing, method, request, context, caller)
+
+    async def _pass_direct(
+        self, passing: Passing, method: str, request: bytes, context: Context, caller: Caller
+    ) -> bytes:
+        self._deps.direct.passed_on += 1
         return await passing.call(self._methods[method].path, request, context, self._metadata_for(caller, context))
+
+    async def _own(self, method: str, parsed: Read | Write, caller: Caller, context: Context) -> bytes:
+        """Answer as the record's owner. Raises NotOwner."""
+        if isinstance(parsed, Write):
+            return await self._write(method, parsed, caller, context)
+        return await self._read(parsed)
 
     def _client(self, context: Context) -> Caller:
         """The caller at the public listener. Raises InvalidField."""
-        deps, found = self._deps, context.invocation_metadata()
-        version = self._schemas.asked(found, deps.public_schema)
-        caller = read_caller(found, internal=False, serves_subjects=deps.served_as.subjects)
-        return replace(caller, logged=deps.public_logged, schema_version=version)
+        return self._caller(context, self._schemas.asked(context.invocation_metadata(), self._deps.public_schema))
 
-    def _warning(self, context: Context, caller: Caller) -> Pairs:
+    def _caller(self, context: Context, version: int) -> Caller:
+        """The caller at the public listener, of this schema version."""
+        found, subjects = context.invocation_metadata(), self._deps.served_as.subjects
+        caller = read_caller(found, internal=False, serves_subjects=subjects)
+        return replace(caller, logged=self._deps.public_logged, schema_version=version)
+
+    def _warning(self, context: Context, caller: Caller, *, led_here: bool = False) -> Pairs:
         """Count the client of the public listener, and return the warning for it."""
-        return () if self._deps.clients is None else self._deps.clients.note(context, caller.schema_version)
+        clients = self._deps.clients
+        return () if clients is None else clients.note(context, caller.schema_version, led_here=led_here)
 
     def _metadata_for(self, caller: Caller, context: Context) -> tuple[tuple[str, str], ...]:
         """Metadata about a caller of this listener that the router would lack."""
@@ -323,6 +369,12 @@ async def page_of(ports: StorePorts, wanted: List) -> tuple[list[Listed], bool]:
         if position == page.limit or (position and size > ANSWER_BYTES):
             return rows[:position], True
     return rows, bool(rows) and not rows[-1].matches
+
+
+def _no_router() -> OwnerUnavailable:
+    return OwnerUnavailable(
+        "another store owns the record: call the router, or give this store its address (setting `router`)"
+    )
 
 
 def _shown(version: Version) -> str:

@@ -16,6 +16,7 @@ from libs.backend.admission import Admission, open_other
 from libs.backend.arrivals import Arrivals
 from libs.backend.audit import AuditApi, AuditParts
 from libs.backend.calls import Calls, Dependencies
+from libs.backend.direct import DirectCalls, measure_direct
 from libs.backend.event_auth import EventAuth
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
@@ -161,6 +162,8 @@ async def open_backend(
         feed = ApplyLoop(ports, event_log.get, clock, arrivals, lambda: serving.admitted)
         writes = Background(settings.writes, "writes")
         logged = LogWaits(ports.outbox, settings.log_wait_seconds, lambda: feed.replaced)
+        direct = DirectCalls(clock)
+        measure_direct(meter, direct)
         deps = Dependencies(
             serving,
             writes,
@@ -178,6 +181,7 @@ async def open_backend(
                 everybody=bool(backend.notice),
                 notice=backend.notice if settings.router or settings.router_internal else "",
             ),
+            direct=direct,
         )
         calls = Calls(backend.operations, backend.contract, ports, deps)
         facts = StoreFacts(

@@ -24,6 +24,7 @@ from libs.backend.checks import (
     store_of,
 )
 from libs.backend.comparison import Comparison
+from libs.backend.direct import DirectMethods
 from libs.backend.feed import ApplyLoop
 from libs.backend.lost_rows import lost_rows
 from libs.backend.parked import ParkedMethods
@@ -109,7 +110,7 @@ class FeedStopped(BatonError):
     reason = LogReplaced.reason
 
 
-class Replication(ParkedMethods, ReplicationServiceServicer):
+class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
     """Raises InvalidField for requests that no router sends, StoreNotReady unless the store serves, and the ports'
     errors."""
 
@@ -131,6 +132,7 @@ class Replication(ParkedMethods, ReplicationServiceServicer):
         self._logged = deps.logged
         self._clients = deps.clients
         self._served_as = deps.served_as
+        self._direct, self._process = deps.direct, facts.process
         self._facts = facts
         self._write_locks = WriteLocks(ports, deps.locks)
         self._comparison = Comparison(operations, ports)

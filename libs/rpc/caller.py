@@ -22,6 +22,11 @@ def make_id(request_id: str) -> str:
     return str(uuid5(_MADE_IDS, request_id.lower()))
 
 
+def asks_why(found: Any) -> bool:
+    """Whether a call asks for an explanation of its route, by its metadata."""
+    return any(name == metadata.EXPLAIN and value == "1" for name, value in found or ())
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Identity, ids and options of a call. Ids are "" if the call has none."""

@@ -55,7 +55,7 @@ class Clients:
         self._clock = clock
         self._everybody = everybody
         self._notice = notice
-        self._warnings: dict[int, Pairs] = {}
+        self._warnings: dict[tuple[int, bool], Pairs] = {}
         """By schema version."""
         self._seen: OrderedDict[str, SeenClient] = OrderedDict()
         self._names_of: Counter[tuple[str, bool]] = Counter()
@@ -64,21 +64,22 @@ class Clients:
     def __repr__(self) -> str:
         return f"<Clients {len(self._seen)}>"
 
-    def note(self, context: Context, version: int) -> Pairs:
+    def note(self, context: Context, version: int, *, led_here: bool = False) -> Pairs:
         """Record a call of a client with this schema version. Returns the warning for the client, as metadata.
 
         A call with one answer sends it in the trailers: initial metadata would cost an operation of their own, an
-        eighth of a read. A stream, which may have no end, sends it first.
+        eighth of a read. A stream, which may have no end, sends it first. `led_here`: a router leads the client to this
+        listener, and will lead it elsewhere.
         """
-        warning = self._warnings.get(version)
+        warning = self._warnings.get((version, led_here))
         if warning is None:
-            warning = self._warnings[version] = self._warning(version)
-        if warning or self._everybody:
+            warning = self._warnings[version, led_here] = self._warning(version, led_here=led_here)
+        if warning or (self._everybody and not led_here):
             self._count(self._entry(name_of(context), context), version)
         return warning
 
-    def _warning(self, version: int) -> Pairs:
-        warnings = [self._notice] if self._notice else []
+    def _warning(self, version: int, *, led_here: bool) -> Pairs:
+        warnings = [self._notice] if self._notice and not led_here else []
         if self._schemas.is_old(version):
             newest = self._schemas.newest
             warnings.append(f"schema version {version} is old: say {self._schemas.metadata}: {newest} in the metadata")

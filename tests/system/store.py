@@ -14,6 +14,7 @@ import pytest
 from libs.backend.admission import Admission, AskOther
 from libs.backend.arrivals import Arrivals
 from libs.backend.calls import Calls, Dependencies
+from libs.backend.direct import DirectCalls
 from libs.backend.event_auth import EventAuth, Mode
 from libs.backend.feed import ApplyLoop
 from libs.backend.logged import LogWaits
@@ -149,6 +150,7 @@ class OneStore:
     public: Channel
     internal: Channel
     passing: Passing | None
+    direct: DirectCalls
     service: RawService
     """The contract at the public listener, which is `server`."""
     server: Server
@@ -199,6 +201,7 @@ async def running_store(
     """`router`: the address to which calls go that the store cannot answer. `old`: as the old service."""
     clock = ManualClock()
     event_log = log or MemoryEventLog(4, clock=clock)
+    direct = DirectCalls(clock)
     services = store_services(
         store,
         replace(SANDBOXES, log_wait_seconds=log_wait_seconds),
@@ -209,6 +212,7 @@ async def running_store(
         auth,
         locks=locks,
         public_logged=public_logged,
+        direct=direct,
         public_schema=1 if old else 0,
         clients=Clients(CONTRACT.schemas, clock, everybody=old, notice="call the router" if old and router else ""),
     )
@@ -234,6 +238,7 @@ async def running_store(
             to_public,
             to_internal,
             passing,
+            direct,
             service,
             public,
         )

@@ -9,9 +9,9 @@ import pytest
 
 from libs.ownership.model import Store
 from libs.telemetry.latency import Recent, bounds, bucket_edges, bucket_of_seconds, ranks
+from libs.telemetry.lateness import LATE_SECONDS
 from services.router.core.measure import (
     ERROR_MINUTES,
-    LATE_SECONDS,
     LEAST_A_MINUTE,
     MINUTES,
     SECONDS,

@@ -17,7 +17,7 @@ from libs.identity.principal import current_principal
 from libs.ownership.limits import MAX_REQUEST_ID_BYTES
 from libs.ownership.model import Store, bucket_of
 from libs.rpc import metadata
-from libs.rpc.caller import make_id, read_caller
+from libs.rpc.caller import asks_why, make_id, read_caller
 from libs.rpc.clients import Clients
 from libs.rpc.errors import Context, abort, add_trailers, pass_on
 from libs.rpc.forwarded import pair_of
@@ -78,7 +78,7 @@ class Proxy:
     def _handler(self, method: Method) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def handle(request: bytes, context: Context) -> bytes:
             call: ClientCall | None = None
-            why = Why(self.steering.current, _asks_why(context))
+            why = Why(self.steering.current, asks_why(context.invocation_metadata()))
             try:
                 version = self.contract.schemas.asked(context.invocation_metadata())
                 add_trailers(context, self.clients.note(context, version))
@@ -198,10 +198,6 @@ class Why:
             if metadata.STALE not in trailers:
                 told.append((metadata.STALE, "0"))
         return tuple(told)
-
-
-def _asks_why(context: Context) -> bool:
-    return (metadata.EXPLAIN, "1") in tuple(tuple(item) for item in context.invocation_metadata() or ())
 
 
 def _time_left(context: Context) -> float:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from libs.ownership.model import Store
 from libs.telemetry.latency import P99, Histogram, bucket_of_seconds, quantile
+from libs.telemetry.lateness import Lateness
 
 SECONDS = 60
 """Number of slots of one second."""
@@ -25,9 +26,6 @@ MINUTES = 60
 
 ERROR_MINUTES = 10
 """Number of slots that error rates are made from."""
-
-LATE_SECONDS = 1.0
-"""A store that does not answer an attempt for this long is at fault, whatever the deadline was."""
 
 LEAST_A_MINUTE = 10
 """Calls that each store must have served in a minute for the minute to count in a comparison."""
@@ -124,9 +122,7 @@ class Meter:
         self._ends = 0.0
         self._second = _second()
         self._seconds: deque[dict[Store, _Second]] = deque(maxlen=SECONDS)
-        self._answered_at: dict[Store, float] = {}
-        self._silent_since: dict[Store, float] = {}
-        """Start of the first attempt whose deadline passed, after the store's last answer."""
+        self._lateness = {store: Lateness() for store in Store}
         self._minute: _Minute = {}
         self._minutes: deque[_Minute] = deque([self._minute], maxlen=MINUTES)
 
@@ -136,7 +132,7 @@ class Meter:
         if now >= self._ends:
             self._roll(now)
         if not fault:
-            self._heard(store, now)
+            self._lateness[store].answered(now)
         second = self._second[store]
         second.calls += 1
         key = (store, operation, is_read)
@@ -156,21 +152,25 @@ class Meter:
         """Count an answer NOT_OWNER, or an answer for the other store."""
         if now >= self._ends:
             self._roll(now)
-        self._heard(store, now)
+        self._lateness[store].answered(now)
         self._second[store].denials += 1
 
     def is_late(self, store: Store, began: float, now: float) -> bool:
-        """Whether the store is at fault if an attempt's deadline passes without an answer.
+        """Whether the store is at fault if an attempt's deadline passes without an answer."""
+        return self._lateness[store].is_late(began, now)
 
-        The caller chooses the deadline. The store is at fault if it had LATE_SECONDS for this attempt. It also is if it
-        has answered no attempt for LATE_SECONDS while deadlines passed: then it hangs.
-        """
-        silent_since = self._silent_since.setdefault(store, max(began, self._answered_at.get(store, began)))
-        return now - min(began, silent_since) >= LATE_SECONDS
-
-    def _heard(self, store: Store, now: float) -> None:
-        self._answered_at[store] = now
-        self._silent_since.pop(store, None)
+    def add_reported(
+        self, store: Store, operation: str, is_read: bool, counts: Counts, latencies: Histogram, now: float
+    ) -> None:
+        """Count calls that a process of the store has reported."""
+        if now >= self._ends:
+            self._roll(now)
+        second = self._second[store]
+        cell = self._minute.setdefault((store, operation, is_read), _Cell())
+        for counted in (second, cell):
+            counted.calls += counts.calls
+            counted.faults += counts.faults
+            counted.latencies.update(latencies)
 
     def compared(self, store: Store, operation: str, is_read: bool, seconds: float, now: float) -> None:
         """Count the latency of a background call, to compare it with the other store's."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 
-from libs.errors import BatonError, LogAway, NotLogged, StoreUnavailable
+from libs.errors import LOG_REASONS, BatonError, StoreUnavailable, is_server_fault
 from libs.locks.port import LocksUnavailable
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Store, Version
@@ -37,10 +37,8 @@ STATUS_FRESH_SECONDS = 5.0
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
-_FAULTS = _AWAY | {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 _ONE_IP = re.compile(r"(?:[0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+")
-_OF_THE_LOG = frozenset({NotLogged.reason, LogAway.reason})
-_ANSWERS = _OF_THE_LOG | {LocksUnavailable.reason}
+_ANSWERS = LOG_REASONS | {LocksUnavailable.reason}
 """Reasons from the store itself under a code of an outage: the store is available and knows the outcome."""
 
 
@@ -58,10 +56,8 @@ class Refused(BatonError):
 
     @property
     def is_fault(self) -> bool:
-        """Whether the store failed, rather than refused. An unavailable or slow log is not a fault of the store."""
-        if self.reason == TokenRefused.reason:
-            return True
-        return self.error.code() in _FAULTS and self.reason not in _OF_THE_LOG
+        """Whether the store failed, rather than refused."""
+        return self.reason == TokenRefused.reason or is_server_fault(self.code, self.reason)
 
     @property
     def counts_as_fault(self) -> bool:

@@ -185,6 +185,210 @@ class GetStatusResponse(_message.Message):
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
 @_typing.final
+class SyncDirectCallsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTER_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    router: _builtins.str
+    """Name of the router."""
+    @_builtins.property
+    def routes(self) -> Global___DirectRoutes:
+        """Absent if the router gives clients no routes. If no router gives any, the store answers each direct call that it can
+        answer as owner.
+        """
+
+    def __init__(
+        self,
+        *,
+        router: _builtins.str = ...,
+        routes: Global___DirectRoutes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_routes", b"_routes", "routes", b"routes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_routes", b"_routes", "router", b"router", "routes", b"routes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__routes: _TypeAlias = _typing.Literal["routes"]  # noqa: Y015
+    _WhichOneofArgType__routes: _TypeAlias = _typing.Literal["_routes", b"_routes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__routes) -> _WhichOneofReturnType__routes | None: ...
+
+Global___SyncDirectCallsRequest: _TypeAlias = SyncDirectCallsRequest  # noqa: Y015
+
+@_typing.final
+class DirectRoutes(_message.Message):
+    """The calls that clients may send to this store directly. Other direct calls are passed on to a router."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    LOGGED_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """Generation of the setting that they follow. A store uses the routes of the newest generation only."""
+    logged: _builtins.bool
+    """Writes are acknowledged from the event log."""
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___MethodRoutes]:
+        """At most 256. A method is in at most one of them."""
+
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        methods: _abc.Iterable[Global___MethodRoutes] | None = ...,
+        logged: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "logged", b"logged", "methods", b"methods"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DirectRoutes: _TypeAlias = DirectRoutes  # noqa: Y015
+
+@_typing.final
+class MethodRoutes(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATHS_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Full paths of the methods, such as "/sandbox.v1.SandboxService/GetSandbox". At most 256."""
+
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___BucketRun]:
+        """Runs of buckets, at most 512."""
+
+    def __init__(
+        self,
+        *,
+        paths: _abc.Iterable[_builtins.str] | None = ...,
+        runs: _abc.Iterable[Global___BucketRun] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paths", b"paths", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MethodRoutes: _TypeAlias = MethodRoutes  # noqa: Y015
+
+@_typing.final
+class BucketRun(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """Range: 0 to 1023."""
+    end: _builtins.int
+    """The bucket after the last one, at most 1024."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "first", b"first"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BucketRun: _TypeAlias = BucketRun  # noqa: Y015
+
+@_typing.final
+class SyncDirectCallsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESS_FIELD_NUMBER: _builtins.int
+    UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    PASSED_ON_FIELD_NUMBER: _builtins.int
+    process: _builtins.str
+    """Id of the process that answers, new with each start."""
+    uptime_seconds: _builtins.float
+    passed_on: _builtins.int
+    """Direct calls since the start that went on to a router."""
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___DirectCalls]:
+        """Direct calls that the process has answered as owner, or failed to, since its start."""
+
+    def __init__(
+        self,
+        *,
+        process: _builtins.str = ...,
+        uptime_seconds: _builtins.float = ...,
+        calls: _abc.Iterable[Global___DirectCalls] | None = ...,
+        passed_on: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "passed_on", b"passed_on", "process", b"process", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncDirectCallsResponse: _TypeAlias = SyncDirectCallsResponse  # noqa: Y015
+
+@_typing.final
+class DirectCalls(_message.Message):
+    """Direct calls of one operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LatenciesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    IS_READ_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    LATENCIES_FIELD_NUMBER: _builtins.int
+    operation: _builtins.str
+    is_read: _builtins.bool
+    calls: _builtins.int
+    faults: _builtins.int
+    """Calls among them that failed by the store's fault."""
+    @_builtins.property
+    def latencies(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Number of the other calls by latency, in latency buckets (2^(1/16) wide, from 10 us)."""
+
+    def __init__(
+        self,
+        *,
+        operation: _builtins.str = ...,
+        is_read: _builtins.bool = ...,
+        calls: _builtins.int = ...,
+        faults: _builtins.int = ...,
+        latencies: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "faults", b"faults", "is_read", b"is_read", "latencies", b"latencies", "operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DirectCalls: _TypeAlias = DirectCalls  # noqa: Y015
+
+@_typing.final
 class Locks(_message.Message):
     """Record locks of one process of a store."""
 

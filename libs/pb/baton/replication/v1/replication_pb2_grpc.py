@@ -39,6 +39,11 @@ class ReplicationServiceStub:
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.SyncDirectCalls = channel.unary_unary(
+                '/baton.replication.v1.ReplicationService/SyncDirectCalls',
+                request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.SyncDirectCallsRequest.SerializeToString,
+                response_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.SyncDirectCallsResponse.FromString,
+                _registered_method=True)
         self.ReadRecords = channel.unary_unary(
                 '/baton.replication.v1.ReplicationService/ReadRecords',
                 request_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReadRecordsRequest.SerializeToString,
@@ -151,6 +156,14 @@ class ReplicationServiceServicer:
 
     def GetStatus(self, request, context):
         """Returns the state of the store. Answers before the store serves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SyncDirectCalls(self, request, context):
+        """Gives a process of the store the direct routes to it, and returns the direct calls that it has served since its start.
+        A store in any state answers at once, from memory. Every router calls each process about once a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -316,6 +329,11 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.GetStatusRequest.FromString,
                     response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.GetStatusResponse.SerializeToString,
             ),
+            'SyncDirectCalls': grpc.unary_unary_rpc_method_handler(
+                    servicer.SyncDirectCalls,
+                    request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.SyncDirectCallsRequest.FromString,
+                    response_serializer=baton_dot_replication_dot_v1_dot_replication__pb2.SyncDirectCallsResponse.SerializeToString,
+            ),
             'ReadRecords': grpc.unary_unary_rpc_method_handler(
                     servicer.ReadRecords,
                     request_deserializer=baton_dot_replication_dot_v1_dot_replication__pb2.ReadRecordsRequest.FromString,
@@ -449,6 +467,33 @@ class ReplicationService:
             '/baton.replication.v1.ReplicationService/GetStatus',
             baton_dot_replication_dot_v1_dot_replication__pb2.GetStatusRequest.SerializeToString,
             baton_dot_replication_dot_v1_dot_replication__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SyncDirectCalls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.replication.v1.ReplicationService/SyncDirectCalls',
+            baton_dot_replication_dot_v1_dot_replication__pb2.SyncDirectCallsRequest.SerializeToString,
+            baton_dot_replication_dot_v1_dot_replication__pb2.SyncDirectCallsResponse.FromString,
             options,
             channel_credentials,
             insecure,

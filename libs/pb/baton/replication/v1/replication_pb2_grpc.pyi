@@ -33,6 +33,10 @@ class ReplicationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ReplicationServiceAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_replication_pb2.GetStatusRequest, _replication_pb2.GetStatusResponse]
     """Returns the state of the store. Answers before the store serves."""
+    SyncDirectCalls: _grpc.UnaryUnaryMultiCallable[_replication_pb2.SyncDirectCallsRequest, _replication_pb2.SyncDirectCallsResponse]
+    """Gives a process of the store the direct routes to it, and returns the direct calls that it has served since its start.
+    A store in any state answers at once, from memory. Every router calls each process about once a second.
+    """
     ReadRecords: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReadRecordsRequest, _replication_pb2.ReadRecordsResponse]
     """Returns rows by key as they are here, whatever their owner, each with the owner of its bucket."""
     ListRecords: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ListRecordsRequest, _replication_pb2.ListRecordsResponse]
@@ -91,6 +95,10 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_replication_pb2.GetStatusRequest, _replication_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Returns the state of the store. Answers before the store serves."""
+    SyncDirectCalls: _aio.UnaryUnaryMultiCallable[_replication_pb2.SyncDirectCallsRequest, _replication_pb2.SyncDirectCallsResponse]  # type: ignore[assignment]
+    """Gives a process of the store the direct routes to it, and returns the direct calls that it has served since its start.
+    A store in any state answers at once, from memory. Every router calls each process about once a second.
+    """
     ReadRecords: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReadRecordsRequest, _replication_pb2.ReadRecordsResponse]  # type: ignore[assignment]
     """Returns rows by key as they are here, whatever their owner, each with the owner of its bucket."""
     ListRecords: _aio.UnaryUnaryMultiCallable[_replication_pb2.ListRecordsRequest, _replication_pb2.ListRecordsResponse]  # type: ignore[assignment]
@@ -152,6 +160,16 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replication_pb2.GetStatusResponse, _abc.Awaitable[_replication_pb2.GetStatusResponse]]:
         """Returns the state of the store. Answers before the store serves."""
+
+    @_abc_1.abstractmethod
+    def SyncDirectCalls(
+        self,
+        request: _replication_pb2.SyncDirectCallsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.SyncDirectCallsResponse, _abc.Awaitable[_replication_pb2.SyncDirectCallsResponse]]:
+        """Gives a process of the store the direct routes to it, and returns the direct calls that it has served since its start.
+        A store in any state answers at once, from memory. Every router calls each process about once a second.
+        """
 
     @_abc_1.abstractmethod
     def ReadRecords(
