@@ -891,6 +891,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "integration/test_account_doors.py",
             "no_door_shows_a_record_of_another_account",
             "no_door_shows_a_record_of_another_account_in_a_later_phase",
+            "no_door_shows_a_record_while_it_is_handed_over",
             "grpc_web_shows_the_records_of_the_callers_accounts_only",
             "the_python_client_sees_the_records_of_its_accounts_only",
         )

@@ -35,7 +35,7 @@ from libs.contract.schemas import NEWEST
 from libs.eventlog.address import log_name
 from libs.eventlog.key_ring import open_key_ring
 from libs.eventlog.lazy import LazyEventLog
-from libs.identity.opening import ANYBODY, AUTH_SETTING, Identity, open_identity
+from libs.identity.opening import ANYBODY, AUTH_SETTING, NONE, Identity, open_identity
 from libs.locks.measured import MeasuredLocks
 from libs.locks.port import LockManager
 from libs.process import certificate_of, open_basis, stop_signal
@@ -143,7 +143,7 @@ async def open_backend(
     """A backend that listens and serves. The caller runs its loops. Raises BatonError if it cannot start."""
     clock = clock or SystemClock()
     identity = await open_identity(settings, clock)
-    token = read_token(settings.token_file) if settings.token_file else None
+    token = _read_token(settings)
     keys = open_key_ring(settings.event_keys, clock) if settings.event_keys else None
     async with AsyncExitStack() as stack:
         tls, meter = await stack.enter_async_context(open_basis(settings))
@@ -245,6 +245,18 @@ async def open_backend(
             await http.start()
         await admission_loop.admit()
         yield running
+
+
+def _read_token(settings: BackendSettings) -> bytes | None:
+    """Raises WrongSetting, TokenUnfit."""
+    if settings.token_file is not None:
+        return read_token(settings.token_file)
+    if settings.public_auth not in (None, NONE):
+        raise WrongSetting(
+            "token_file: it is not set: the listener `internal` believes its callers who their clients are, and"
+            f" public_auth = {settings.public_auth}; give the stores and the routers one token"
+        )
+    return None
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ class BackendSettings(ProcessSettings):
     asks there whether it may serve. Empty: it asks only the event log, which must be reachable then."""
     token_file: Path | None = None
     """File with the shared token of the internal listeners. Required if the internal listener accepts connections from
-    other machines."""
+    other machines, and if clients are authenticated (public_auth)."""
 
     event_auth: Literal["off", "sign", "require"] = "off"
     """Authentication codes of events. off: none. sign: the store gives its changes only to routers that sign them.

@@ -28,6 +28,7 @@ from tests.contracts.identity_adapters import write
 from tests.http_client import Answer, ask
 from tests.system.http import envelope, envelopes
 from tests.system.programs import PLACES, Programs, running_programs
+from tests.waiting import eventually
 
 SERVICE = "sandbox.v1.SandboxService"
 WEB = "application/grpc-web+proto"
@@ -156,6 +157,40 @@ async def test_no_door_shows_a_record_of_another_account_in_a_later_phase(progra
         assert b"NAME_TAKEN" in (await make(programs, place, "ann", "hidden", "acme")).body
         listed = await send(programs, place, "ann", "GET", "/v1/sandboxes")
         assert listed.json().get("sandboxes", []) == []
+
+
+async def test_no_door_shows_a_record_while_it_is_handed_over(programs: Programs) -> None:
+    """Its owner goes on writing, and the records go from store to store."""
+    names = [f"hidden-{number}" for number in range(8)]
+    for name in names:
+        assert (await make(programs, "router", "bob", name, "corp")).status == 200
+    await enter(programs, "canary")
+    moved = asyncio.Event()
+
+    async def spy(place: str, looks: int = 0) -> int:
+        while not moved.is_set():
+            name = names[looks % len(names)]
+            answer = await by_rest(programs, place, "ann", name)
+            assert (answer.status, b"SANDBOX_NOT_FOUND" in answer.body) == (404, True), answer
+            if place == "router":
+                assert b"NAME_TAKEN" in (await make(programs, place, "ann", name, "acme")).body
+                assert (await rest_update(programs, place, "bob", name)).status == 200
+            looks += 1
+        return looks
+
+    async with asyncio.TaskGroup() as group, open_channel(programs.address) as channel:
+        spies = [group.create_task(spy(place)) for place in PLACES]
+        stub: Any = ControlServiceStub(channel.grpc)
+        for permille, share in ((1000, 1024), (0, 0), (1000, 1024)):
+            await stub.SetCanary(control.SetCanaryRequest(actor="a", reason="a test", permille=permille))
+
+            async def arrived(share: int = share) -> bool:
+                status = await stub.GetStatus(control.GetStatusRequest())
+                return bool(status.settled and status.buckets_at_b == share)
+
+            await eventually(arrived, 30.0)
+        moved.set()
+    assert all(one.result() for one in spies)
 
 
 @pytest.mark.parametrize("place", PLACES)

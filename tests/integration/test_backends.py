@@ -28,6 +28,7 @@ from libs.proving.servers.ports import free_port
 from libs.rpc import metadata
 from libs.rpc.errors import reason_of
 from libs.sandboxes.schema import METADATA
+from tests.contracts.identity_adapters import write_tokens
 from tests.integration.processes import Service, run_to_end, running
 from tests.system.store import new, refusal
 from tests.waiting import eventually
@@ -235,6 +236,22 @@ async def test_a_wrong_setting_stops_the_start_and_is_named(
     found, errors = await run_to_end(B, base | changes)
     assert (found, message in errors) == (code, True), errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("program", [A, B])
+async def test_a_store_that_authenticates_its_clients_needs_the_token_of_the_internal_listener(
+    tmp_path: Path, settings: dict[str, object], program: str
+) -> None:
+    """Without it every process of this machine could be any client."""
+    database: dict[str, object] = {
+        "database": tmp_path / "a.db" if program == A else f"sqlite:///{tmp_path}/b.db",
+        "public_auth": "tokens",
+        "public_auth_file": write_tokens(tmp_path / "tokens.toml"),
+    }
+    if program == A:
+        assert (await run_to_end(A, settings | {"database": tmp_path / "a.db"}, "init"))[0] == 0
+    code, errors = await run_to_end(program, settings | database)
+    assert (code, "token_file: it is not set" in errors) == (2, True), errors
 
 
 async def test_two_stores_that_start_without_the_log_ask_each_other_and_serve(tmp_path: Path) -> None:

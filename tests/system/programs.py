@@ -24,9 +24,12 @@ from services.service_layer.store import embedded
 from services.simple_mcp.settings import SimpleMcpSettings
 from services.simple_mcp.store import initialise
 from services.simple_mcp.store import open_store as open_old_store
+from tests.contracts.identity_adapters import write
 
 CONTRACT = "libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
 PLACES = ("a", "b", "router")
+TOKEN = "t" * 16
+"""Shared token of the programs, if they authenticate their callers."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ async def running_programs(
     `router_internal`: they pass calls on to the router's internal listener."""
     router = f"127.0.0.1:{free_port()}"
     inside = f"127.0.0.1:{free_port()}" if router_internal else ""
+    if settings_of_all.get("public_auth", "none") != "none":
+        settings_of_all.setdefault("token_file", write(folder / "token", TOKEN))
     common: dict[str, Any] = {
         "internal": "127.0.0.1:0",
         "router_internal": inside,
