@@ -1,5 +1,7 @@
 """One SQLite file with one writer: a thread that commits queued jobs in groups, and threads that read beside it.
 
+Reads of one row by its key run in the event loop's thread (`libs.sqlite_inline`).
+
 A job is a function of the connection that runs in the writer's thread inside a transaction. It never awaits, so nothing
 is interleaved with it. Jobs that wait together share one transaction and one disk flush. Each is undone by itself if it
 raises, and none is answered before the commit. WAL with `synchronous=FULL`: a commit survives a power loss.
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from libs.errors import BatonError, DiskFull, LockTimeout, NewerSchema, Overloaded, StoreUnavailable
+from libs.sqlite_inline import InlineReader, Unfit
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +229,8 @@ class Database:
         self._broken = False
         """The writer's connection is closed, after a transaction that could not be undone."""
         self._migrating = False
-        self._writer, *self._readers = _connections(path, 1 + options.readers, options.busy_seconds)
+        self._writer, inline, *self._readers = _connections(path, 2 + options.readers, options.busy_seconds)
+        self._inline = InlineReader(inline)
         self._idle = deque(self._readers)
         self._pool = ThreadPoolExecutor(options.readers, thread_name_prefix=f"read-{path.name}")
         self._reads = 0
@@ -258,6 +262,8 @@ class Database:
                 await database._loop.run_in_executor(database._pool, database._migrate, migrations)
                 yield database
             finally:
+                # In the loop's thread, where no read runs now.
+                database._inline.close()
                 await asyncio.shield(asyncio.to_thread(database._close))
 
     async def write(
@@ -297,6 +303,15 @@ class Database:
         future: asyncio.Future[T] = self._loop.run_in_executor(self._pool, self._read, work)
         future.add_done_callback(self._read_done)
         return await future
+
+    async def read_point(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """As `read`, for one statement that finds a row by its key: in this thread, unless that would block it."""
+        try:
+            return self._inline.read(work)
+        except Unfit:
+            return await self.read(work)
+        except sqlite3.Error as error:
+            raise error_of(error, self.path) from error
 
     def _read_done(self, future: asyncio.Future[Any]) -> None:
         self._reads -= 1

@@ -606,6 +606,15 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "every_rule_names_metrics_that_are_exported_and_says_what_to_do",
         ),
     ),
+    "cost.point-reads": Requirement(
+        "A read of one record at SQLite costs no thread, and never blocks the process for long",
+        _in(
+            "unit/test_sqlite_inline.py",
+            "a_point_read_takes_no_thread",
+            "a_busy_database_does_not_block_the_loop",
+            "reads_leave_the_loop_while_they_are_slow",
+        ),
+    ),
     "deprecate.clients": Requirement(
         "Clients of the old endpoint are counted, named and warned, and A waits for the last of them",
         _in(

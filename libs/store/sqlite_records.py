@@ -33,7 +33,10 @@ class SqliteRecords:
     transactions: SqliteTransactions
 
     async def read(self, key: str) -> Found:
-        return await self.core.database.read(partial(self._read, key))
+        database = self.core.database
+        if self.core.fill is None:
+            return await database.read_point(partial(self.core.find, key=key))
+        return await database.read(partial(self._read, key))
 
     def _read(self, key: str, connection: sqlite3.Connection) -> Found:
         old = self.core.old_rows(connection, [key])
