@@ -20,6 +20,7 @@ import grpc
 from libs.errors import InvalidField
 from libs.rpc.callers import Caller
 from libs.rpc.errors import Context, DeadlineExceeded
+from libs.rpc.time_limit import TimeLimit, TimeLimitPassed
 
 READING = 64
 """Number of bodies that a listener reads at a time."""
@@ -38,6 +39,7 @@ class Bodies:
         """`share`: share of the slots that one caller may use."""
         self._most = reading
         self._most_of_one = reading * share
+        self._limit = TimeLimit(BODY_SECONDS)
         self._slow_seconds = SLOW_SECONDS if slow_seconds is None else slow_seconds
         self._reading: dict[asyncio.Task[Any], tuple[float, Caller]] = {}
         """Start of each reading by the event loop's clock, and its caller. Oldest first."""
@@ -53,9 +55,8 @@ class Bodies:
         if remaining_seconds is not None and remaining_seconds <= BODY_SECONDS:
             return await self._read(context, caller)
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                return await self._read(context, caller)
-        except TimeoutError:
+            return await self._limit.run(self._read(context, caller))
+        except TimeLimitPassed:
             raise _late() from None
 
     async def _read(self, context: Context, caller: Caller | None) -> bytes:

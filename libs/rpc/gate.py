@@ -32,6 +32,7 @@ from libs.rpc.callers import Caller, CallerLimits, Callers
 from libs.rpc.errors import Context, DeadlineExceeded, Internal, abort, log_defect
 from libs.rpc.limits import REQUEST_BYTES
 from libs.rpc.slots import release_slot, take_slot
+from libs.rpc.time_limit import TimeLimit, TimeLimitPassed
 
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
 """Raises BatonError, or ends the call through the context."""
@@ -111,6 +112,8 @@ class Gate:
         self.refused = Counter(dict.fromkeys((Overloaded.reason, *callers.REASONS), 0))
         """Number of calls that a limit refused since the start, by reason."""
         self.callers = Callers(limits.caller, limits.calls, limits.streams, clock or SystemClock(), self.refused)
+        self._default_limit = TimeLimit(limits.default_deadline_seconds)
+        self._longest_limit = TimeLimit(limits.longest_deadline_seconds)
         self._connection_calls = limits.calls * limits.connection_share
         self._connection_streams = limits.streams * limits.connection_share
         self.in_flight = 0
@@ -349,15 +352,11 @@ class Gate:
         remaining: float | None = context.time_remaining()
         if remaining is not None and remaining <= self._limits.longest_deadline_seconds:
             return await self._handle(handler, context, remaining, caller)
-        limit = self._limits.default_deadline_seconds if remaining is None else self._limits.longest_deadline_seconds
-        deadline = asyncio.timeout(limit)
+        limit = self._default_limit if remaining is None else self._longest_limit
         try:
-            async with deadline:
-                return await self._handle(handler, context, limit, caller)
-        except TimeoutError:
-            if deadline.expired():
-                raise DeadlineExceeded() from None
-            raise
+            return await limit.run(self._handle(handler, context, limit.seconds, caller))
+        except TimeLimitPassed:
+            raise DeadlineExceeded() from None
 
     async def _handle(self, handler: Handler, context: Context, seconds: float, caller: Caller | None) -> bytes:
         """`caller`: None for an urgent call, which waits for no one and has no limit of bytes."""
