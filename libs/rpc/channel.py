@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
@@ -16,6 +16,21 @@ RawCallable: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 RawStreamCallable: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[bytes, bytes]"
 
 _CLOSE_SECONDS = 0.5
+
+
+class SentMetadata(grpc.aio.Metadata):
+    """Metadata of one call, sent in the order given. gRPC's own class sorts the pairs into lists by name, and reads
+    them back, which takes four times as long."""
+
+    def __init__(self, *pairs: tuple[str, str | bytes]) -> None:
+        self._pairs = pairs
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_retries", 0),

@@ -21,7 +21,7 @@ from libs.pb.baton.replication.v1.repair_pb2_grpc import RepairServiceStub
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.rpc import metadata
 from libs.rpc.auth import TokenRefused
-from libs.rpc.channel import Channel, open_channel
+from libs.rpc.channel import Channel, SentMetadata, open_channel
 from libs.rpc.errors import never_sent, nothing_listens, reason_of
 from libs.tls.process import ClientTls
 
@@ -143,7 +143,7 @@ class StoreClient:
     async def call(self, path: str, request: bytes, timeout_seconds: float, extra: Metadata = ()) -> Answer:
         """Call a method of the contract with serialized messages."""
         call = self.channel.multi_callable(path)(
-            request, timeout=timeout_seconds, metadata=grpc.aio.Metadata(*self._token, *extra)
+            request, timeout=timeout_seconds, metadata=SentMetadata(*self._token, *extra)
         )
         try:
             data = await call
@@ -170,7 +170,7 @@ class StoreClient:
     async def ask(self, method: Any, request: Any, timeout_seconds: float, extra: Metadata = ()) -> Any:
         """Call the replication API: `await client.ask(client.replication.GetStatus, request, 1)`."""
         try:
-            return await method(request, timeout=timeout_seconds, metadata=grpc.aio.Metadata(*self._token, *extra))
+            return await method(request, timeout=timeout_seconds, metadata=SentMetadata(*self._token, *extra))
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from None
 
