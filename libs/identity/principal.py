@@ -43,7 +43,7 @@ class Principal:
 
     def has(self, role: Role) -> bool:
         """Whether one of the roles includes `role`."""
-        return any(one >= role for one in self.roles)
+        return role in self.roles or any(one >= role for one in self.roles)
 
 
 ANONYMOUS = Principal(ANONYMOUS_SUBJECT, roles=frozenset({Role.ADMIN}))

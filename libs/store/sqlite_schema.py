@@ -224,7 +224,7 @@ def row_from(values: Sequence[Any]) -> Row | None:
 def bucket_owner_from(values: Sequence[Any]) -> BucketOwner:
     """Decode BUCKET."""
     bucket, term, version, owner = values
-    return BucketOwner(bucket, term, version, Store(owner))
+    return BucketOwner(bucket, term, version, STORES[owner])
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -26,6 +26,8 @@ VISIBLE = "r.term >= (SELECT b.term FROM bucket b WHERE b.bucket = r.bucket)"
 """Condition of a row that is not hidden: its term is not below that of its bucket."""
 
 _SIGN = 1 << 63
+_STORES = {store.value: store for store in Store}
+"""A look-up here takes a tenth of the time of `Store(value)`."""
 
 
 def signed(number: int) -> int:
@@ -44,7 +46,7 @@ def row_of(columns: Mapping[str, Any], *, lease_seconds: float = 0.0) -> Row | N
     return Row(
         key=columns["key"],
         version=Version(columns["term"], columns["revision"]),
-        owner=Store(columns["owner"]),
+        owner=_STORES[columns["owner"]],
         write_version=Version(columns["write_term"], columns["write_revision"]),
         live=columns["live"],
         payload=columns["payload"],
@@ -60,7 +62,7 @@ def head_of(key: str, term: int, revision: int, owner: str, digest: int, bases: 
 
 def bucket_owner_of(columns: Mapping[str, Any]) -> BucketOwner:
     return BucketOwner(
-        columns["bucket"], columns["bucket_term"], columns["bucket_version"], Store(columns["bucket_owner"])
+        columns["bucket"], columns["bucket_term"], columns["bucket_version"], _STORES[columns["bucket_owner"]]
     )
 
 
