@@ -615,6 +615,17 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "reads_leave_the_loop_while_they_are_slow",
         ),
     ),
+    "cost.calls": Requirement(
+        "A call reads its metadata once, and shares its timer with other calls",
+        _in("unit/test_rpc_call_context.py", "a_call_decodes_its_metadata_once")
+        + _in(
+            "unit/test_rpc_time_limit.py",
+            "many_calls_share_one_timer",
+            "work_that_takes_too_long_is_cancelled",
+            "each_call_has_its_own_time",
+            "a_cancel_from_outside_wins_over_the_limit",
+        ),
+    ),
     "deprecate.clients": Requirement(
         "Clients of the old endpoint are counted, named and warned, and A waits for the last of them",
         _in(

@@ -114,7 +114,7 @@ class Calls:
     async def _answer_internal(self, method: str, request: bytes, context: Context) -> bytes:
         self._deps.serving.check()
         found = context.invocation_metadata()
-        caller = replace(read_caller(found, internal=True), schema_version=self._schemas.asked(found))
+        caller = read_caller(found, internal=True, schema_version=self._schemas.asked(found))
         parsed = self._parse_once(method, request, caller)
         if isinstance(parsed, Write):
             return await self._write(method, parsed, caller, context)
@@ -149,7 +149,7 @@ class Calls:
         deps, rule, found = self._deps, self._methods[method], context.invocation_metadata()
         # As at the router: a client cannot know which store answers it.
         version = self._schemas.asked(found)
-        caller = replace(self._caller(context, version), logged=deps.public_logged or deps.direct.routes.logged)
+        caller = self._caller(context, version)._replace(logged=deps.public_logged or deps.direct.routes.logged)
         parsed = self._parse_once(method, request, caller)
         if isinstance(parsed, List):
             raise ValueError(f"{rule.path} is parsed as a list")
@@ -190,9 +190,13 @@ class Calls:
 
     def _caller(self, context: Context, version: int) -> Caller:
         """The caller at the public listener, of this schema version."""
-        found, subjects = context.invocation_metadata(), self._deps.served_as.subjects
-        caller = read_caller(found, internal=False, serves_subjects=subjects)
-        return replace(caller, logged=self._deps.public_logged, schema_version=version)
+        return read_caller(
+            context.invocation_metadata(),
+            internal=False,
+            serves_subjects=self._deps.served_as.subjects,
+            schema_version=version,
+            logged=self._deps.public_logged,
+        )
 
     def _warning(self, context: Context, caller: Caller, *, led_here: bool = False) -> Pairs:
         """Count the client of the public listener, and return the warning for it."""
@@ -209,7 +213,7 @@ class Calls:
 
     async def _watch_internal(self, method: str, request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
         found = context.invocation_metadata()
-        caller = replace(read_caller(found, internal=True), schema_version=self._schemas.asked(found))
+        caller = read_caller(found, internal=True, schema_version=self._schemas.asked(found))
         async with aclosing(self._watch(method, request, caller)) as answers:
             async for answer in answers:
                 yield answer

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 from libs.errors import InvalidField
@@ -27,8 +26,7 @@ def asks_why(found: Any) -> bool:
     return any(name == metadata.EXPLAIN and value == "1" for name, value in found or ())
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Identity, ids and options of a call. Ids are "" if the call has none."""
 
     principal: str = ANONYMOUS_SUBJECT
@@ -46,23 +44,34 @@ class Caller:
     """Schema version of the call, read by the contract's own metadata. 0: the newest."""
 
 
-def read_caller(found: Any, *, internal: bool, serves_subjects: bool = False) -> Caller:
+def read_caller(
+    found: Any,
+    *,
+    internal: bool,
+    serves_subjects: bool = False,
+    schema_version: int = 0,
+    logged: bool = False,
+) -> Caller:
     """Read a call's metadata. Raises InvalidField.
 
     Ids and replica reads are trusted on internal listeners only; a public listener uses just the trace. The subject is
     that of the gate. `serves_subjects`: serve a public listener's requests under subjects; routers decide for theirs.
+    `schema_version`: see `Caller`. `logged`: acknowledge a public listener's writes from the log.
     """
     subject = current_principal().subject
-    values: dict[str, str] = {}
-    for name, value in found or ():
-        if name in _NAMES and isinstance(value, str):
-            values[name] = value
+    values = {name: value for name, value in found or () if name in _NAMES and isinstance(value, str)}
     traceparent = values.get(metadata.TRACEPARENT, "")
     if len(traceparent) > _TRACEPARENT_CHARACTERS or not traceparent.isascii():
         # An unreadable trace is no reason to refuse a call.
         traceparent = ""
     if not internal:
-        return Caller(subject if serves_subjects else ANONYMOUS_SUBJECT, subject, traceparent=traceparent)
+        return Caller(
+            subject if serves_subjects else ANONYMOUS_SUBJECT,
+            subject,
+            logged=logged,
+            traceparent=traceparent,
+            schema_version=schema_version,
+        )
     made_id = values.get(metadata.MADE_ID, "")
     if len(made_id) > _MADE_ID_CHARACTERS:
         raise InvalidField(metadata.MADE_ID, made_id, f"at most {_MADE_ID_CHARACTERS} characters")
@@ -75,6 +84,7 @@ def read_caller(found: Any, *, internal: bool, serves_subjects: bool = False) ->
         explain=values.get(metadata.EXPLAIN) == "1",
         logged=values.get(metadata.ACK) == metadata.LOGGED,
         traceparent=traceparent,
+        schema_version=schema_version,
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Never, TypeVar
+from typing import Any, Never, TypeVar
 
 import grpc
 
@@ -28,6 +28,7 @@ from libs.identity.principal import Principal, current
 from libs.rpc import callers
 from libs.rpc.auth import check_token
 from libs.rpc.bodies import Bodies
+from libs.rpc.call_context import CallContext
 from libs.rpc.callers import Caller, CallerLimits, Callers
 from libs.rpc.errors import Context, DeadlineExceeded, Internal, abort, log_defect
 from libs.rpc.limits import REQUEST_BYTES
@@ -140,9 +141,10 @@ class Gate:
         """Share of the listener that one caller may use."""
         return self._limits.caller.share
 
-    async def answer(self, handler: Handler, name: str, _: object, context: Context) -> bytes:
+    async def answer(self, handler: Handler, name: str, _: object, given: Context) -> bytes:
         """Run the handler of the method `name`. Errors are sent in Baton's form."""
         self.arrived += 1
+        context: Any = CallContext(given)
         peer = context.peer()
         try:
             caller = await self._caller(context, peer)
