@@ -40,6 +40,8 @@ from services.router.core.evidence import Evidence
 from services.router.core.gates import GATES, Limits
 from services.router.core.limits import THRESHOLDS
 from services.router.core.phase import PHASES
+from services.router.core.routes import Routes
+from services.router.features.xds import measure as measure_xds
 from services.router.flows.steering.measure import EvidenceMetrics
 from services.router.settings import RouterSettings
 from services.service_layer.settings import ServiceLayerSettings
@@ -254,6 +256,7 @@ GROUPS = (
     Group("Locks of a store", lambda meter: MeasuredLocks(MemoryLocks(), SystemClock(), meter)),
     Group("HTTP listener of any process", measured),
     Group("Direct calls at a store", lambda meter: measure_direct(meter, DirectCalls(SystemClock()))),
+    Group("Direct routes of a router", lambda meter: measure_xds(meter, lambda: 0, lambda: 0, Routes)),
     Group("Limits of any process", lambda meter: measure_refusals(meter, {})),
     Group("Certificates of any process", lambda meter: Tls().measure(meter)),
 )

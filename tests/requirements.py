@@ -38,6 +38,7 @@ _NOTHING_IS_LOST = _in(
     "nothing_is_lost_while_our_own_processes_die_in_turn",
     "nothing_is_lost_while_the_servers_die_in_turn",
 )
+_DIRECT = "integration/test_direct_routes.py"
 _DEMO = "acceptance/test_demo.py"
 _FLAGS = "integration/test_flags.py"
 _FEED = "acceptance/test_feed.py"
@@ -761,8 +762,40 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "traffic.zero-hop": Requirement(
-        "Clients with xDS call the owner directly; routes follow setting, flags and bucket owners "
-        "within 50 ms; all other calls still use the router"
+        "Clients with xDS call the owner directly; routes follow setting, flags and bucket owners at once; all other "
+        "calls still use the router",
+        _in(
+            _DIRECT,
+            "calls_go_to_their_buckets_store_and_others_to_a_router",
+            "a_rollback_takes_the_calls_off_their_store_at_once_and_to_the_other_once_the_records_are_there",
+            "the_flag_of_an_operation_takes_only_its_calls_to_a_router",
+            "a_share_of_the_direct_calls_still_goes_through_a_router",
+        ),
+    ),
+    "route.rule": Requirement(
+        "A call is direct exactly where its bucket is settled, its store serves and nothing needs a router",
+        _in(
+            "unit/test_routes.py",
+            "a_call_is_direct_exactly_where_no_router_is_needed",
+            "a_change_takes_the_calls_that_it_steers_elsewhere_off_their_store_at_once",
+            "a_share_of_the_calls_keeps_the_routers_evidence_where_a_gate_needs_it",
+        ),
+    ),
+    "route.failover": Requirement(
+        "After the death or drain of a store's process, the next direct calls are answered through a router",
+        _in(
+            _DIRECT,
+            "after_a_stores_death_the_next_call_goes_through_a_router",
+            "a_process_that_drains_leaves_the_routes_before_it_closes",
+        ),
+    ),
+    "route.refusal": Requirement(
+        "A client that refuses routes keeps its last ones, and operators see it",
+        _in(
+            _DIRECT,
+            "a_client_that_refuses_the_routes_keeps_its_own_and_is_named_in_the_status",
+        )
+        + _in("unit/test_discovery.py", "a_refused_response_is_not_repeated_until_it_changes"),
     ),
     "traffic.passed-on": Requirement(
         "A call that a store cannot answer goes to a router with the rights of its caller and no others, "

@@ -127,6 +127,8 @@ def _methods(proto: FileDescriptorProto) -> str:
     schema = service.options.Extensions[options_pb2.schema]
     used = {_message(name) for one in service.method for name in (one.input_type, one.output_type)}
     table, sync, asynchronous = [], [], []
+    rules = {f"{path}/{method.name}": method.options.Extensions[options_pb2.method] for method in service.method}
+    keys = {name: rule.key for name, rule in rules.items() if rule.key}
     for at, method in enumerate(service.method):
         comment = " ".join(comments.get((6, 0, 2, at), "").split())
         table.append(f"{_constant(method)} = Method({path + '/' + method.name!r}, {_rule(method)})")
@@ -142,6 +144,8 @@ def _methods(proto: FileDescriptorProto) -> str:
             f"SCHEMA = ({schema.metadata!r}, {str(schema.newest)!r})",
             '"""The metadata that names the schema version of these messages."""',
             *table,
+            f"KEYS = {keys!r}",
+            '"""By path of a method that names one record: the form of the name, with fields of the request."""',
             "class Methods(Caller):",
             f'    """The methods of {proto.package}.{service.name}."""',
             *sync,
@@ -160,7 +164,7 @@ def _rule(method: MethodDescriptorProto) -> str:
         raise ValueError(
             f"{method.name}: a write without a request id cannot be retried: give baton.options.v1.method one"
         )
-    fields = {"request_id": rule.request_id, "resume_token": rule.watch.resume_token}
+    fields = {"request_id": rule.request_id, "resume_token": rule.watch.resume_token, "key": rule.key}
     return ", ".join([answer, *(f"{name}={field!r}" for name, field in fields.items() if field)])
 
 

@@ -10,10 +10,19 @@ from pydantic import AfterValidator, Field, create_model
 from pydantic_settings import SettingsConfigDict
 
 from libs.flags.openfeature import PLACE
-from libs.process import Address, Addresses, Count, ProcessSettings, Seconds, check_optional_address
+from libs.process import (
+    Address,
+    Addresses,
+    Count,
+    ProcessSettings,
+    Seconds,
+    check_optional_address,
+    check_optional_addresses,
+)
 from libs.settings import check_readable
 from services.router.core.limits import THRESHOLDS
 from services.router.core.phase import Phase
+from services.router.core.routes import LEAST_SAMPLE_PERMILLE
 from services.router.core.thresholds import Limits, Threshold
 from services.router.core.throttle import ThrottleLimits
 from services.router.core.write_ledger import LedgerLimits
@@ -167,6 +176,32 @@ class RouterSettings(ThresholdSettings):
     """P99 of live calls to the stores above which jobs slow down."""
     job_error_percent: Percent = 1.0
     """Share of live calls that fail by a store's fault above which jobs slow down."""
+
+    xds: Annotated[str, AfterValidator(check_optional_address)] = ""
+    """Address of the listener that gives clients direct routes to the stores by xDS, host:port. Empty: all calls go
+    through routers. See docs/zero-hop.md."""
+    xds_auth: Literal["none", "mtls", "public"] | None = None
+    """How clients of the xDS listener are authenticated: `mtls` (a certificate from `tls_public_client_ca`), `public`
+    (as at the public listener), `none`. Empty: `none`, and the router refuses to listen for them beyond loopback."""
+    xds_store_a: Annotated[str, AfterValidator(check_optional_addresses)] = ""
+    """Public address of the old store, as clients reach it. The router watches its health there. Empty: no direct calls
+    to it."""
+    xds_store_b: Annotated[str, AfterValidator(check_optional_addresses)] = ""
+    """Public address of the new store, or the addresses of its processes, as clients reach them. A name stands for all
+    processes that it resolves to. Empty: no direct calls to it."""
+    xds_routers: Annotated[str, AfterValidator(check_optional_addresses)] = ""
+    """Public addresses of all routers, as clients reach them. Empty: this router's `public`."""
+    xds_envoy: Annotated[str, AfterValidator(check_optional_address)] = ""
+    """Address where an Envoy that gets its configuration here listens for clients, host:port with an IP address. Empty:
+    Envoys get no listener."""
+    xds_certificate_provider: str = ""
+    """Name of the certificate provider in the clients' bootstrap for TLS to stores and routers. Empty: clients connect
+    as their channel credentials say."""
+    xds_streams: Count = 1024
+    """Clients of the xDS listener; further ones are refused with OVERLOADED."""
+    xds_sample_permille: Annotated[int, Field(ge=0, le=1000)] = LEAST_SAMPLE_PERMILLE
+    """Least share of the direct calls that still go through a router, for the evidence of gates and the ledger. None do
+    in OFF and DEPRECATED."""
 
     default_deadline_seconds: Seconds = 5.0
     """Deadline of a call that has none."""

@@ -106,9 +106,7 @@ async def running_programs(
             store_a=at_a.internal.address,
             store_b=at_b.internal.address,
             event_log="memory:",
-            control_store="memory:",
-            **settings_of_all,
-            **(router_settings or {}),
+            **{"control_store": "memory:", **settings_of_all, **(router_settings or {})},
         )
         at_router = await stack.enter_async_context(open_router(settings))
         tasks = [asyncio.create_task(loop.run()) for loop in at_router.loops]

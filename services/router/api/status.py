@@ -29,6 +29,7 @@ from services.router.core.gates import GateResult, Verdict
 from services.router.core.gates.service import ERRORS
 from services.router.core.measure import Counts, total
 from services.router.core.rollback_cost import AtB, rollback_cost
+from services.router.core.routes import Settled
 from services.router.flows.jobs.runner import Jobs
 from services.router.flows.moving.mover import Handover
 from services.router.flows.steering.automatic_rollback import AutomaticRollback
@@ -66,6 +67,11 @@ class MoverView(Protocol):
     @property
     def measured_rate(self) -> float:
         """Records per second in the last pass that moved records; 0 if there was none."""
+        ...
+
+    @property
+    def at_home(self) -> Settled:
+        """By bucket: its home, if the bucket and all its records are there."""
         ...
 
     @property

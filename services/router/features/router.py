@@ -31,6 +31,7 @@ from services.router.features.connections import Connections, open_connections
 from services.router.features.operators import ANY_OPERATOR, Operators, kind_of, open_operators
 from services.router.features.operators import SETTING as CONTROL_SETTING
 from services.router.features.shared import SharedFlows
+from services.router.features.xds import Xds, xds_feature, xds_server
 from services.router.flows.calls.forward import Forward, ReadPolicy
 from services.router.flows.calls.listing import Listing
 from services.router.flows.calls.patience import Patience
@@ -86,6 +87,9 @@ class Router:
             own_metadata=identity.own_metadata,
         )
         flows.add(FEATURES)
+        xds = Xds(flows) if settings.xds else None
+        if xds is not None:
+            flows.add([lambda _: xds_feature(xds)])
         patience = Patience(traffic, settings.owner_patience_seconds, settings.caller_limits.share)
         self.writes = Background(settings.writes, "writes", lambda: patience.writes)
         proxy = _proxy(flows, patience, self.writes)
@@ -94,13 +98,15 @@ class Router:
         self.control = _control(settings, control_api, operators, connections.tls.private)
         self.internal = _internal(settings, proxy, patience, connections.tls.private)
         self.http = _http(settings, connections, proxy, self.public, control_api, self.control, identity)
+        self.xds = xds_server(flows, xds, identity) if xds is not None else None
         measure_refusals(connections.meter, self._refused())
         self.loops = [*flows.loops, Loop("mover", mover.run_once), *identity.loops, *operators.identity.loops]
 
     def __str__(self) -> str:
         http = f" http={self.http.address}" if self.http is not None else ""
         internal = f" internal={self.internal.address}" if self.internal is not None else ""
-        return f"public={self.public.address} control={self.control.address}{internal}{http}"
+        xds = f" xds={self.xds.address}" if self.xds is not None else ""
+        return f"public={self.public.address} control={self.control.address}{internal}{http}{xds}"
 
     def _refused(self) -> dict[str, Mapping[str, int]]:
         """Refused calls by listener."""
@@ -112,6 +118,8 @@ class Router:
             refused["internal"] = self.internal.gate.refused
         if self.http is not None:
             refused["http"] = self.http.hosts.refused
+        if self.xds is not None:
+            refused["xds"] = self.xds.gate.refused
         return refused
 
     async def start(self) -> None:
@@ -122,6 +130,8 @@ class Router:
         if self.http is not None:
             await self.http.start()
             await self.http.set_serving(True)
+        if self.xds is not None:
+            await self.xds.start()
 
     async def drain(self, timeout_seconds: float) -> None:
         """Ask clients to disconnect, and answer every call that still arrives, within the timeout."""
@@ -131,6 +141,9 @@ class Router:
         await asyncio.gather(*(listener.drain(timeout_seconds / 2) for listener in listeners))
         await self.writes.drain(max(end - clock(), 0.1))
         await self.control.drain(0.2)
+        if self.xds is not None:
+            # Last: its clients have learned from it that this router ends.
+            await self.xds.drain(0.2)
 
 
 @asynccontextmanager

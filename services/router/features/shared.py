@@ -27,6 +27,7 @@ from services.router.flows.jobs.backfill import TO_B
 from services.router.flows.jobs.kind import JobKind
 from services.router.flows.jobs.runner import Jobs
 from services.router.flows.moving.transfer import Transfer
+from services.router.flows.steering.direct_routes import DirectRoutes
 from services.router.flows.steering.measure import Measurement, Sources
 from services.router.flows.steering.migration import Migration
 from services.router.flows.steering.observe import Observer, SettingCache
@@ -77,6 +78,8 @@ class SharedFlows:
     """Address of the public listener once it serves."""
     own_metadata: tuple[tuple[str, str], ...] = ()
     """Metadata of the router's own calls of its public listener."""
+    direct: DirectRoutes = field(init=False)
+    """Its loop runs if the router has an xDS listener."""
     migration: Migration = field(init=False)
     measurement: Measurement = field(init=False)
     jobs: Jobs = field(init=False)
@@ -84,6 +87,8 @@ class SharedFlows:
 
     def __post_init__(self) -> None:
         control_store, cache = self.connections.control_store, self.cache
+        settings, contract = self.settings, self.connections.contract
+        self.direct = DirectRoutes(contract, cache, self.mover, settings.logged_phases, settings.xds_sample_permille)
         self.migration = Migration(control_store, cache, self.evidence, self.clock, self.settings.limits)
         sources = Sources(
             lambda: (cache.current.shadow_since, self.shadow.counts),

@@ -6,8 +6,20 @@
 The messages are in `baton_client.messages`.
 """
 
+from baton_client.bootstrap import write_bootstrap
 from baton_client.client import AsyncClient, Client, connect, connect_async
 from baton_client.errors import CallError
+from baton_client.interceptors import AsyncBucketInterceptor, BucketInterceptor
 from baton_client.tls import Tls
 
-__all__ = ["AsyncClient", "CallError", "Client", "Tls", "connect", "connect_async"]
+__all__ = [
+    "AsyncBucketInterceptor",
+    "AsyncClient",
+    "BucketInterceptor",
+    "CallError",
+    "Client",
+    "Tls",
+    "connect",
+    "connect_async",
+    "write_bootstrap",
+]

@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from baton_client.bucket import bucket_metadata
 from baton_client.errors import CallError, call_error
 from baton_client.retries import Retries, Watching
 
@@ -27,12 +28,14 @@ Received = dict[str, str]
 
 @dataclass(frozen=True)
 class Method(Generic[Answer]):
-    """A method of the service. `request_id` and `resume_token`: names of fields, or ""."""
+    """A method of the service. `request_id` and `resume_token`: names of fields, or "". `key`: form of the record's
+    name, with fields of the request; "" if the method names no record."""
 
     path: str
     answer: type[Answer]
     request_id: str = ""
     resume_token: str = ""
+    key: str = ""
 
     def prepared(self, request: Message) -> tuple[Any, str]:
         """A copy of the request with a request id, if the method takes one, and the id."""
@@ -97,6 +100,7 @@ class Caller(_Base):
         """Raises CallError."""
         retries, send = self._retries(timeout), self._callable(method, self._channel.unary_unary)
         request, request_id = method.prepared(request)
+        metadata = (*metadata, *bucket_metadata(method.key, request))
         while True:
             try:
                 left = retries.left(time.monotonic())
@@ -149,6 +153,7 @@ class AsyncCaller(_Base):
         """Raises CallError."""
         retries, send = self._retries(timeout), self._callable(method, self._channel.unary_unary)
         request, request_id = method.prepared(request)
+        metadata = (*metadata, *bucket_metadata(method.key, request))
         while True:
             try:
                 call = send(request, timeout=retries.left(time.monotonic()), metadata=self._all(metadata))

@@ -64,7 +64,8 @@ def connect(
     options: Options = (),
 ) -> Client:
     """A client of the service at `target` ("host:port", or any other target of gRPC). It connects at the first call,
-    and again after a lost connection.
+    and again after a lost connection. With the target "xds:///sandbox.v1.SandboxService", calls go directly to the
+    store that owns their record (see `write_bootstrap`).
 
     `tls`: encrypt the connection and check the service's certificate, by the CAs that gRPC knows or by the files in a
     `Tls`. `credentials`: gRPC's own, instead. Without either the connection is not encrypted. `token`: sent with
@@ -74,7 +75,7 @@ def connect(
     gRPC that override this package's.
     """
     settings = _settings(timeout, name, metadata, _provider(token))
-    credentials = credentials or _credentials(tls)
+    credentials = credentials or _credentials(target, tls)
     if credentials is None:
         return Client(grpc.insecure_channel(target, merged(options)), settings)
     return Client(grpc.secure_channel(target, credentials, merged(options)), settings)
@@ -93,16 +94,18 @@ def connect_async(
 ) -> AsyncClient:
     """As `connect`, for asyncio. Call it in the event loop that uses the client."""
     settings = _settings(timeout, name, metadata, _provider(token))
-    credentials = credentials or _credentials(tls)
+    credentials = credentials or _credentials(target, tls)
     if credentials is None:
         return AsyncClient(grpc.aio.insecure_channel(target, merged(options)), settings)
     return AsyncClient(grpc.aio.secure_channel(target, credentials, merged(options)), settings)
 
 
-def _credentials(tls: bool | Tls) -> grpc.ChannelCredentials | None:
-    if isinstance(tls, Tls):
-        return tls.credentials()
-    return grpc.ssl_channel_credentials() if tls else None
+def _credentials(target: str, tls: bool | Tls) -> grpc.ChannelCredentials | None:
+    if not tls:
+        return None
+    found = tls.credentials() if isinstance(tls, Tls) else grpc.ssl_channel_credentials()
+    # With xDS, the certificate provider in the bootstrap comes first, if the routers name it.
+    return grpc.xds_channel_credentials(found) if target.startswith("xds:") else found
 
 
 def _provider(token: str | TokenProvider | None) -> TokenProvider | None:

@@ -22,18 +22,33 @@ from baton_client.messages import (
 
 SCHEMA = ("sandbox-schema-version", "2")
 """The metadata that names the schema version of these messages."""
-_CREATE_SANDBOX = Method("/sandbox.v1.SandboxService/CreateSandbox", Sandbox, request_id="request_id")
-_GET_SANDBOX = Method("/sandbox.v1.SandboxService/GetSandbox", Sandbox)
+_CREATE_SANDBOX = Method(
+    "/sandbox.v1.SandboxService/CreateSandbox", Sandbox, request_id="request_id", key="sandboxes/{sandbox_id}"
+)
+_GET_SANDBOX = Method("/sandbox.v1.SandboxService/GetSandbox", Sandbox, key="{name}")
 _LIST_SANDBOXES = Method("/sandbox.v1.SandboxService/ListSandboxes", ListSandboxesResponse)
 _WATCH_SANDBOXES = Method(
     "/sandbox.v1.SandboxService/WatchSandboxes", WatchSandboxesResponse, resume_token="resume_token"
 )
-_UPDATE_SANDBOX = Method("/sandbox.v1.SandboxService/UpdateSandbox", Sandbox, request_id="request_id")
-_DELETE_SANDBOX = Method("/sandbox.v1.SandboxService/DeleteSandbox", Sandbox, request_id="request_id")
-_UNDELETE_SANDBOX = Method("/sandbox.v1.SandboxService/UndeleteSandbox", Sandbox, request_id="request_id")
-_ACQUIRE_LEASE = Method("/sandbox.v1.SandboxService/AcquireLease", Sandbox, request_id="request_id")
-_RENEW_LEASE = Method("/sandbox.v1.SandboxService/RenewLease", Sandbox, request_id="request_id")
-_RELEASE_LEASE = Method("/sandbox.v1.SandboxService/ReleaseLease", Sandbox, request_id="request_id")
+_UPDATE_SANDBOX = Method(
+    "/sandbox.v1.SandboxService/UpdateSandbox", Sandbox, request_id="request_id", key="{sandbox.name}"
+)
+_DELETE_SANDBOX = Method("/sandbox.v1.SandboxService/DeleteSandbox", Sandbox, request_id="request_id", key="{name}")
+_UNDELETE_SANDBOX = Method("/sandbox.v1.SandboxService/UndeleteSandbox", Sandbox, request_id="request_id", key="{name}")
+_ACQUIRE_LEASE = Method("/sandbox.v1.SandboxService/AcquireLease", Sandbox, request_id="request_id", key="{name}")
+_RENEW_LEASE = Method("/sandbox.v1.SandboxService/RenewLease", Sandbox, request_id="request_id", key="{name}")
+_RELEASE_LEASE = Method("/sandbox.v1.SandboxService/ReleaseLease", Sandbox, request_id="request_id", key="{name}")
+KEYS = {
+    "/sandbox.v1.SandboxService/CreateSandbox": "sandboxes/{sandbox_id}",
+    "/sandbox.v1.SandboxService/GetSandbox": "{name}",
+    "/sandbox.v1.SandboxService/UpdateSandbox": "{sandbox.name}",
+    "/sandbox.v1.SandboxService/DeleteSandbox": "{name}",
+    "/sandbox.v1.SandboxService/UndeleteSandbox": "{name}",
+    "/sandbox.v1.SandboxService/AcquireLease": "{name}",
+    "/sandbox.v1.SandboxService/RenewLease": "{name}",
+    "/sandbox.v1.SandboxService/ReleaseLease": "{name}",
+}
+"""By path of a method that names one record: the form of the name, with fields of the request."""
 
 
 class Methods(Caller):

@@ -133,6 +133,8 @@ class Mover:
         self.buckets_at_b: int | None = None
         """Buckets of which A owns neither a record nor the bucket owner; None while not known."""
         self.buckets_to_b = 0
+        self.at_home: Sequence[Store | None] = (None,) * BUCKETS
+        """By bucket: its home, if the bucket and all its records are there; None if not, or not known."""
         self._settled_for: Aim | None = None
         self._leased_until = 0.0
         self._moves = Move()
@@ -197,6 +199,9 @@ class Mover:
         setting, flags = self._steering.current, self._steering.lasting_flags
         homes = {number: home(setting, flags, number) for number in buckets}
         away = [bucket for number, bucket in buckets.items() if not bucket.is_at(homes[number])]
+        at_home = tuple(homes[number] if bucket.is_at(homes[number]) else None for number, bucket in buckets.items())
+        if at_home != self.at_home:
+            self.at_home = at_home
         self.buckets_at_b = sum(bucket.is_at(Store.B) for bucket in buckets.values())
         self.buckets_to_b = sum(store is Store.B for store in homes.values())
         self._settled_for = None if away else aim(setting, flags)

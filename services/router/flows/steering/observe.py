@@ -59,6 +59,8 @@ class SettingCache:
         self._away = False
         self._refreshing = asyncio.Lock()
         self._changed = asyncio.Condition()
+        self.when_changed: list[Callable[[], None]] = []
+        """Called with each change, before `changed` returns."""
         self.loop = Loop("setting", self._body, first_pause_seconds=0.2, longest_pause_seconds=1.0)
 
     @property
@@ -119,6 +121,8 @@ class SettingCache:
             self._current = setting
             if self._switches is not None:
                 self._switches.take(setting)
+            for note in self.when_changed:
+                note()
             async with self._changed:
                 self._changed.notify_all()
 

@@ -1,0 +1,166 @@
+"""Clients with xDS call the store that owns their record, and a router where one is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from libs.ownership.model import bucket_of
+from libs.pb.baton.xds.v1 import xds_pb2 as pb
+from services.router.api.discovery import SERVICE
+from services.router.core.discovery import ROUTES
+from services.router.core.phase import Phase, Setting
+from tests.system.direct import Client, Direct, running_direct
+from tests.waiting import eventually
+
+HALF = Setting(2, Phase.DUAL_WRITE, 500)
+
+
+def names(low: int, end: int, count: int = 4) -> list[str]:
+    """Names of records whose buckets are in the range."""
+    found = (f"sandboxes/s{number}" for number in range(10_000))
+    return [name for name in found if low <= bucket_of(name) < end][:count]
+
+
+async def test_calls_go_to_their_buckets_store_and_others_to_a_router(tmp_path: Path) -> None:
+    async with running_direct(tmp_path, HALF) as direct:
+        client = await direct.client()
+        at_b, at_a = names(0, 512), names(512, 1024)
+        await client.until(at_b[0], "store-b")
+        await client.until(at_a[0], "store-a")
+        assert [await client.get(name) for name in at_b] == ["store-b"] * 4
+        assert [await client.get(name) for name in at_a] == ["store-a"] * 4
+        assert await client.get(at_a[0], bucket=False) == "router"
+        assert await client.list() == "router"
+
+
+async def answers(client: Client, some: list[str]) -> set[str]:
+    return {await client.get(name) for name in some}
+
+
+async def test_a_rollback_takes_the_calls_off_their_store_at_once_and_to_the_other_once_the_records_are_there(
+    tmp_path: Path,
+) -> None:
+    async with running_direct(tmp_path, HALF) as direct:
+        client = await direct.client()
+        at_b, at_a = names(0, 512), names(512, 1024)
+        await client.until(at_b[0], "store-b")
+        await direct.roll_back()
+        await eventually(lambda: reached(client, at_b, {"router", "store-a"}))
+        before = direct.echoes["store-b"].calls.total()
+        await client.until(at_b[0], "store-a")
+        assert await answers(client, at_a) == {"store-a"}
+        assert direct.echoes["store-b"].calls.total() == before
+
+
+async def reached(client: Client, some: list[str], wanted: set[str]) -> bool:
+    found = await answers(client, some)
+    assert found <= wanted
+    return True
+
+
+async def test_the_flag_of_an_operation_takes_only_its_calls_to_a_router(tmp_path: Path) -> None:
+    async with running_direct(tmp_path, HALF) as direct:
+        client, (name, *_) = await direct.client(), names(0, 512)
+        await client.until(name, "store-b")
+        assert await client.update(name) == "store-b"
+        await direct.set_flag("update_sandbox_use_service_layer", False)
+
+        async def redirected() -> bool:
+            return await client.update(name) == "router"
+
+        await eventually(redirected)
+        assert await client.get(name) == "store-b"
+
+
+async def test_a_share_of_the_direct_calls_still_goes_through_a_router(tmp_path: Path) -> None:
+    async with running_direct(tmp_path, HALF, {"xds_sample_permille": 300}) as direct:
+        client, (name, *_) = await direct.client(), names(0, 512)
+        await client.until(name, "store-b")
+        found = [await client.get(name) for _ in range(200)]
+        assert {"router", "store-b"} == set(found)
+        assert 20 <= found.count("router") <= 120
+
+
+async def test_after_a_stores_death_the_next_call_goes_through_a_router(tmp_path: Path) -> None:
+    async with running_direct(tmp_path, HALF) as direct:
+        client, (name, *_) = await direct.client(), names(0, 512)
+        await client.until(name, "store-b")
+        await direct.echoes["store-b"].server.drain(0.1)
+        assert await client.get(name) == "router"
+        assert "store-b: no process serves clients" in await direct.alerts()
+
+
+async def test_a_process_that_drains_leaves_the_routes_before_it_closes(tmp_path: Path) -> None:
+    async with running_direct(tmp_path, HALF) as direct:
+        client, (name, *_) = await direct.client(), names(0, 512)
+        await client.until(name, "store-b")
+        await direct.echoes["store-b"].server.set_serving(False)
+        await client.until(name, "router")
+        await direct.echoes["store-b"].server.set_serving(True)
+        await client.until(name, "store-b")
+
+
+async def test_a_client_that_refuses_the_routes_keeps_its_own_and_is_named_in_the_status(tmp_path: Path) -> None:
+    async with running_direct(tmp_path, HALF) as direct, Refusing.connected(direct) as client:
+        first = await client.routes()
+        await client.answer(first, "I do not understand \x1b[31m routes")
+        await eventually(lambda: refused(direct))
+        alerts = await direct.alerts()
+        assert "xDS clients refused the newest routes" in alerts and "\\x1b[31m" in alerts
+        await direct.set_flag("use_service_layer", True)
+        second = await client.routes()
+        assert second.version_info != first.version_info
+        await client.answer(second)
+        await eventually(lambda: accepted(direct))
+
+
+async def refused(direct: Direct) -> bool:
+    return "refused the newest routes" in await direct.alerts()
+
+
+async def accepted(direct: Direct) -> bool:
+    return "refused the newest routes" not in await direct.alerts()
+
+
+class Refusing:
+    """A client that speaks the protocol itself."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self._stream: Any = channel.stream_stream(
+            f"/{SERVICE}/StreamAggregatedResources",
+            request_serializer=pb.DiscoveryRequest.SerializeToString,
+            response_deserializer=pb.DiscoveryResponse.FromString,
+        )()
+
+    @classmethod
+    def connected(cls, direct: Direct) -> Refusing:
+        return cls(grpc.aio.insecure_channel(direct.xds))
+
+    async def __aenter__(self) -> Refusing:
+        await self._stream.write(pb.DiscoveryRequest(type_url=ROUTES, resource_names=["baton"]))
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._stream.cancel()
+        await self._channel.close()
+
+    async def routes(self) -> pb.DiscoveryResponse:
+        async with asyncio.timeout(20):
+            found: pb.DiscoveryResponse = await self._stream.read()
+        assert found.type_url == ROUTES
+        return found
+
+    async def answer(self, response: pb.DiscoveryResponse, error: str = "") -> None:
+        request = pb.DiscoveryRequest(
+            type_url=ROUTES,
+            resource_names=["baton"],
+            version_info=response.version_info,
+            response_nonce=response.nonce,
+            error_detail=pb.Status(code=3, message=error) if error else None,
+        )
+        await self._stream.write(request)

@@ -1,0 +1,189 @@
+"""A router's xDS listener, with clients that are programs of their own.
+
+The router steers a real A and B. In the place of their public listeners, and of its own, clients reach servers that
+answer every call with their own name: so an answer shows the route that its call took.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from baton_client.bootstrap import bootstrap
+from libs.clock import SystemClock
+from libs.contract.descriptors import Contract
+from libs.pb.baton.control.v1 import control_pb2
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.pb.sandbox.v1 import sandbox_pb2
+from libs.proving.servers.ports import free_port
+from libs.rpc.channel import open_channel
+from libs.rpc.server import RawService, Server, ServerConfig
+from services.router.control.port import JournalEntry
+from services.router.control.sqlite import SqliteControlStore
+from services.router.core.phase import Setting
+from tests.system.http import ROOT
+from tests.system.programs import CONTRACT, Programs, running_programs
+from tests.waiting import eventually
+
+NAMES = ("store-a", "store-b", "router")
+SECONDS = 20.0
+
+
+@dataclass
+class Echo:
+    """A server of the contract that answers with its name. It says by health whether it serves."""
+
+    name: str
+    server: Server
+    calls: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def address(self) -> str:
+        return self.server.address
+
+
+def echo(name: str, address: str = "127.0.0.1:0") -> Echo:
+    contract = Contract.load(CONTRACT)
+    calls: Counter[str] = Counter()
+    answer = sandbox_pb2.Sandbox(name=name).SerializeToString()
+
+    def handler(method: str) -> Any:
+        async def handle(request: bytes, context: Any) -> bytes:
+            calls[method] += 1
+            # A page of a list is another message: its field 1 is the sandboxes, and 2 the token.
+            return b"\x12" + bytes([len(name)]) + name.encode() if method == "ListSandboxes" else answer
+
+        return handle
+
+    methods = {one: handler(one) for one, method in contract.methods.items() if method.watch is None}
+    return Echo(name, Server(ServerConfig(address, "public"), [RawService(contract.service, methods)]), calls)
+
+
+class Client:
+    """A program with a channel of its own (`tests.direct_client`)."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def ask(self, **command: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        async with asyncio.timeout(SECONDS):
+            line = await self._process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    async def get(self, name: str, *, bucket: bool = True) -> str:
+        """The name of the server that answers, or the code of the error."""
+        answer = await self.ask(call="get", name=name, bucket=bucket)
+        return str(answer["answer"])
+
+    async def list(self) -> str:
+        return str((await self.ask(call="list"))["answer"])
+
+    async def update(self, name: str) -> str:
+        return str((await self.ask(call="update", name=name))["answer"])
+
+    async def until(self, name: str, answer: str, seconds: float = SECONDS) -> None:
+        """Call until that server answers."""
+
+        async def answers() -> bool:
+            found = await self.get(name)
+            assert found == answer
+            return True
+
+        await eventually(answers, seconds)
+
+
+@dataclass
+class Direct:
+    programs: Programs
+    folder: Path
+    echoes: dict[str, Echo]
+    xds: str
+    """Address of the router's xDS listener."""
+    control: Any
+    """Stub of its control API."""
+    stack: AsyncExitStack
+
+    async def client(self, target: str = "xds:///sandbox.v1.SandboxService", *, xds: str = "") -> Client:
+        """Start a program that calls the target."""
+        file = self.folder / f"bootstrap-{free_port()}.json"
+        file.write_text(json.dumps(bootstrap(xds or self.xds, node="test")))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.direct_client",
+            target,
+            cwd=ROOT,
+            env={**os.environ, "GRPC_XDS_BOOTSTRAP": str(file), "PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python/src'}"},
+            stdin=PIPE,
+            stdout=PIPE,
+        )
+        self.stack.push_async_callback(_end, process)
+        return Client(process)
+
+    async def alerts(self) -> str:
+        """All alerts of the router's status."""
+        return "\n".join((await self.control.GetStatus(control_pb2.GetStatusRequest(), timeout=5)).alerts)
+
+    async def set_flag(self, name: str, value: bool | None) -> None:
+        request = control_pb2.SetFlagRequest(actor="test", reason="test", name=f"sandbox.routing.{name}", value=value)
+        await self.control.SetFlag(request, timeout=5)
+
+    async def roll_back(self) -> None:
+        request = control_pb2.RollbackPhaseRequest(actor="test", reason="test", to=control_pb2.PHASE_OFF)
+        await self.control.RollbackPhase(request, timeout=5)
+
+
+async def _end(process: Process) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+async def seed(file: Path, setting: Setting) -> None:
+    """Make this the setting of a control store."""
+    async with SqliteControlStore.open(file, clock=SystemClock()) as store:
+        before = await store.load()
+        assert await store.change(JournalEntry(0.0, "test", "advance", "test", before, setting))
+
+
+@asynccontextmanager
+async def running_direct(
+    folder: Path, setting: Setting | None = None, settings: Mapping[str, Any] | None = None
+) -> AsyncIterator[Direct]:
+    """`setting`: of generation 2; None for the first one. `settings`: of the router."""
+    control_store = folder / "control.db"
+    if setting is not None:
+        await seed(control_store, setting)
+    async with AsyncExitStack() as stack:
+        echoes = {name: echo(name) for name in NAMES}
+        for one in echoes.values():
+            await one.server.start()
+            stack.push_async_callback(one.server.drain, 0.1)
+        xds = f"127.0.0.1:{free_port()}"
+        own = {
+            "control_store": f"sqlite:///{control_store}",
+            "xds": xds,
+            "xds_store_a": echoes["store-a"].address,
+            "xds_store_b": echoes["store-b"].address,
+            "xds_routers": echoes["router"].address,
+            "xds_sample_permille": 0,
+            **(settings or {}),
+        }
+        programs = await stack.enter_async_context(running_programs(folder, router_settings=own))
+        channel = await stack.enter_async_context(open_channel(programs.address))
+        clients = await stack.enter_async_context(AsyncExitStack())
+        yield Direct(programs, folder, echoes, xds, ControlServiceStub(channel.grpc), clients)
