@@ -789,6 +789,15 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_process_that_drains_leaves_the_routes_before_it_closes",
         ),
     ),
+    "route.envoy": Requirement(
+        "An Envoy gets the same routes from a router, for clients without xDS",
+        _in(
+            "integration/test_direct_envoy.py",
+            "envoy_sends_calls_to_their_buckets_store_and_others_to_a_router",
+            "envoy_follows_a_rollback",
+            "envoy_sends_the_calls_of_a_dead_store_through_a_router",
+        ),
+    ),
     "route.refusal": Requirement(
         "A client that refuses routes keeps its last ones, and operators see it",
         _in(
