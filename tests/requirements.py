@@ -871,6 +871,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         _in(
             "integration/test_origins.py",
             "a_page_of_a_stranger_changes_nothing_over_any_protocol",
+            "a_page_whose_name_resolves_to_this_machine_reads_nothing",
             "a_call_with_a_token_is_served_whatever_its_page_is",
         )
         + _in("unit/test_http_origins.py", "over_tls_a_page_of_the_listeners_own_name_is_served"),

@@ -6,7 +6,8 @@ request that is not a GET or HEAD; other clients name none. A foreign page canno
 (CORS).
 
 DNS rebinding makes the page's own name resolve to this listener, so a name proves nothing over plain HTTP. Over TLS the
-name is in the listener's certificate.
+name is in the listener's certificate. Such a page can also read, with a GET that has no origin. Only the name in Host
+shows it, and only on loopback are all good names known: beyond it, clients without a token may use any.
 """
 
 from __future__ import annotations
@@ -32,13 +33,37 @@ class ForeignOrigin(RefusedByHttp):
 
 
 def check_page(scope: Scope) -> None:
-    """Raises ForeignOrigin for a request with an effect from a foreign page, unless it has a token."""
-    if scope["method"] in SAFE:
-        return
+    """Raises ForeignOrigin for a request from a foreign page, unless it has a token. A request without an effect is
+    refused only if the page could read the answer."""
     headers = Headers(scope=scope)
+    if scope["method"] in SAFE:
+        if "authorization" not in headers:
+            _check_host(scope, headers)
+        return
     if "authorization" in headers or (scope["scheme"] == "https" and _is_same(headers)):
         return
     check_origin(headers)
+
+
+def _check_host(scope: Scope, headers: Headers) -> None:
+    """Raises ForeignOrigin for a request to loopback by a name that a stranger can own."""
+    address, _ = scope.get("server") or ("", 0)
+    if scope["scheme"] == "https" or not _is_loopback(address):
+        return
+    try:
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+    except ValueError:
+        host = "?"
+    # Names of the internet have a dot.
+    if "." in host and not (host.endswith(".localhost") or _is_address(host, address)):
+        raise ForeignOrigin(f"host {host[:200]!r} is not served: call localhost or 127.0.0.1, or send a token")
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def check_origin(headers: Headers) -> None:

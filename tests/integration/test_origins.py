@@ -59,6 +59,19 @@ async def test_a_page_of_a_stranger_changes_nothing_over_any_protocol(programs: 
         assert "access-control-allow-origin" not in listed.headers
 
 
+async def test_a_page_whose_name_resolves_to_this_machine_reads_nothing(programs: Programs) -> None:
+    """The browser takes such a page's request for one to its own server, so it has no origin."""
+    connect = f"/{SERVICE}/GetSandbox?encoding=json&message=%7B%7D&connect=v1"
+    for place in ("a", "router"):
+        for host in ("evil.example", "evil.example:7680", "127.0.0.1.evil.example", "localhost.", "10.0.0.1"):
+            for verb, path in (("GET", "/v1/sandboxes"), ("GET", "/v1/sandboxes:watch"), ("GET", connect)):
+                answer = await ask(programs.http[place], verb, path, headers={**SCHEMA, "host": host})
+                assert (answer.status, b"is not served" in answer.body) == (403, True), (host, path, answer)
+        for host in ("localhost:7680", "app.localhost", "127.0.0.1", "[::1]:7680", "router"):
+            answer = await ask(programs.http[place], "GET", "/v1/sandboxes", headers={**SCHEMA, "host": host})
+            assert answer.status == 200, (host, answer)
+
+
 async def test_a_page_of_this_machine_and_a_caller_without_a_page_are_served(programs: Programs) -> None:
     host = programs.http["a"]
     for headers in ({}, {"origin": "http://localhost:3000"}, {"origin": f"http://{host}"}):
