@@ -989,6 +989,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "the_last_phase_waits_and_meets_its_gates_on_approval",
             "a_call_on_another_setting_is_outdated",
             "a_step_runs_on_the_setting_of_its_approval",
+            "of_two_people_who_approve_at_once_one_runs_the_call",
             "a_call_is_withdrawn_by_its_caller_or_by_an_admin",
             "a_call_of_a_newer_release_is_shown_and_not_run",
             "the_rule_is_not_switched_on_while_a_router_does_not_know_it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from dataclasses import replace
@@ -179,6 +180,29 @@ async def test_the_rule_is_not_switched_on_while_a_router_does_not_know_it(tmp_p
         await eventually(seen)
         assert await outcome(channel, "SetTwoPerson", on, bearer(ANN)) == "ROUTERS_NOT_READY"
         assert not (await store.load()).two_person
+
+
+async def test_of_two_people_who_approve_at_once_one_runs_the_call(tmp_path: Path) -> None:
+    await at_cutover(tmp_path)
+    settings = two_admins(tmp_path)
+    async with (
+        running_router(**settings) as first,
+        running_router(**settings) as second,
+        open_channel(first) as channel,
+        open_channel(second) as other,
+    ):
+        for _ in range(3):
+            off = pb.SetTwoPersonRequest(actor="ann", on=False)
+            assert await outcome(channel, "SetTwoPerson", off, bearer(ANN)) == "SECOND_PERSON_NEEDED"
+            (call,) = await waiting(channel)
+            answers = await asyncio.gather(*(approved(at, call.id, who) for at, who in ((channel, BOB), (other, CID))))
+            assert sorted(answers)[0] == "" and sorted(answers)[1] in ("CALL_NOT_FOUND", "OUTDATED"), answers
+            on = pb.SetTwoPersonRequest(actor="ann", on=True)
+
+            async def ready(on: pb.SetTwoPersonRequest = on) -> bool:
+                return await outcome(channel, "SetTwoPerson", on, bearer(ANN)) in ("", "ILLEGAL_MOVE")
+
+            await eventually(ready)
 
 
 async def test_the_last_phase_waits_and_meets_its_gates_on_approval(tmp_path: Path) -> None:
