@@ -955,10 +955,12 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "no_door_shows_a_record_of_another_account",
             "no_door_shows_a_record_of_another_account_in_a_later_phase",
             "no_door_shows_a_record_while_it_is_handed_over",
+            "a_watch_ends_when_its_token_is_revoked_or_loses_its_account",
             "grpc_web_shows_the_records_of_the_callers_accounts_only",
             "the_python_client_sees_the_records_of_its_accounts_only",
         )
         + _in("integration/test_http_streams.py", "a_watch_ends_with_the_token_that_opened_it")
+        + _in("unit/test_identity_gate.py", "a_stream_ends_when_its_caller_is_somebody_else_or_no_one")
         + _in("unit/test_descriptors.py", "an_account_that_could_change_or_is_ambiguous_is_refused")
         + _in("unit/test_identity_gate.py", "a_stream_ends_with_the_proof_of_its_callers_identity"),
     ),

@@ -9,7 +9,6 @@ finds the cycle. So errors lose their traceback here.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -21,7 +20,6 @@ import grpc
 
 from libs.clock import Clock, SystemClock
 from libs.errors import BatonError, InvalidField, Overloaded, StoreNotReady
-from libs.identity.errors import TokenExpired
 from libs.identity.none import NoAuthentication
 from libs.identity.port import Authenticator, Credentials
 from libs.identity.principal import Principal, current
@@ -32,6 +30,7 @@ from libs.rpc.call_context import CallContext
 from libs.rpc.callers import Caller, CallerLimits, Callers
 from libs.rpc.errors import Context, DeadlineExceeded, Internal, abort, log_defect
 from libs.rpc.limits import REQUEST_BYTES
+from libs.rpc.proof import Proof
 from libs.rpc.slots import release_slot, take_slot
 from libs.rpc.time_limit import TimeLimit, TimeLimitPassed
 
@@ -88,13 +87,6 @@ class ServerLimits:
     """Number of concurrent calls of each urgent method that are served at the limit of `calls`."""
 
 
-@dataclass(slots=True)
-class _Expiry:
-    """Whether the identity of a stream's caller is no longer proved."""
-
-    passed: bool = False
-
-
 class Gate:
     """Admission and completion of every call of one listener."""
 
@@ -109,6 +101,7 @@ class Gate:
         self._limits = limits
         self._token = token
         self._authenticator = authenticator or NoAuthentication()
+        self._proves = authenticator is not None
         self._bodies = Bodies(share=limits.caller.share)
         self.refused = Counter(dict.fromkeys((Overloaded.reason, *callers.REASONS), 0))
         """Number of calls that a limit refused since the start, by reason."""
@@ -222,17 +215,17 @@ class Gate:
 
     async def _streamed(self, handler: Stream, context: Context, caller: Caller) -> BatonError | None:
         """Error that ended the stream early; None at its regular end."""
-        expiry = _Expiry()
-        pump = asyncio.ensure_future(self._pump(handler, context, caller, expiry))
+        proof = Proof(self.authenticate, current.get())
+        pump = asyncio.ensure_future(self._pump(handler, context, caller, proof))
         self._waiting.add(pump)
         pump.add_done_callback(self._waiting.discard)
-        timer = self._end_at(current.get().expires_at, pump, expiry)
+        proving = self._prove(proof, context, pump) if self._proves else None
         try:
             await pump
         except asyncio.CancelledError:
-            if not (self.draining or expiry.passed) or context.cancelled():
+            if not (self.draining or proof.ended) or context.cancelled():
                 raise
-            return TokenExpired() if expiry.passed else _draining()
+            return proof.ended or _draining()
         except BatonError as error:
             return error
         except grpc.aio.BaseError as error:
@@ -241,35 +234,31 @@ class Gate:
         except Exception as error:  # noqa: BLE001
             return _defect(error)
         finally:
-            if timer is not None:
-                timer.cancel()
+            if proving is not None:
+                proving.cancel()
         return None
 
-    def _end_at(
-        self, unix_seconds: float | None, pump: asyncio.Task[None], expiry: _Expiry
-    ) -> asyncio.TimerHandle | None:
-        """Start the timer that ends a stream with the proof of its caller's identity. As in the drain, a stream that is
+    def _prove(self, proof: Proof, context: Context, pump: asyncio.Task[None]) -> asyncio.Task[None]:
+        """Start the task that ends a stream with the proof of its caller's identity. As in the drain, a stream that is
         being written to ends after that write."""
-        if unix_seconds is None:
-            return None
 
-        def end() -> None:
-            expiry.passed = True
+        async def prove() -> None:
+            await proof.wait(context)
             if pump in self._waiting:
                 pump.cancel()
 
-        return asyncio.get_running_loop().call_later(max(unix_seconds - time.time(), 0.0), end)
+        return asyncio.create_task(prove())
 
-    async def _pump(self, handler: Stream, context: Context, caller: Caller, expiry: _Expiry) -> None:
+    async def _pump(self, handler: Stream, context: Context, caller: Caller, proof: Proof) -> None:
         request = self._checked(await self._bodies.read(context, context.time_remaining(), caller))
         size = len(request)
         self.callers.hold(caller, size)
         try:
-            await self._send(handler, request, context, expiry)
+            await self._send(handler, request, context, proof)
         finally:
             caller.request_bytes -= size
 
-    async def _send(self, handler: Stream, request: bytes, context: Context, expiry: _Expiry) -> None:
+    async def _send(self, handler: Stream, request: bytes, context: Context, proof: Proof) -> None:
         pump = asyncio.current_task()
         assert pump is not None, "it runs in a task"
         begun = False
@@ -281,8 +270,8 @@ class Gate:
                     begun = True
                 await self._write(answers, answer, context)
                 self._waiting.add(pump)
-                if expiry.passed:
-                    raise TokenExpired()
+                if proof.ended is not None:
+                    raise proof.ended
                 if self.draining:
                     raise _draining()
 

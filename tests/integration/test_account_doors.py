@@ -25,7 +25,7 @@ from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.sandboxes.schema import METADATA
 from tests.contracts.identity_adapters import write
-from tests.http_client import Answer, ask
+from tests.http_client import Answer, ask, connected
 from tests.system.http import envelope, envelopes
 from tests.system.programs import PLACES, Programs, running_programs
 from tests.waiting import eventually
@@ -212,6 +212,22 @@ async def test_no_door_shows_a_record_of_another_account(programs: Programs, pla
     for who, names in (("ann", ["mine"]), ("bob", ["hidden"]), ("root", ["hidden", "mine"]), ("nobody", [])):
         listed = await send(programs, place, who, "GET", "/v1/sandboxes")
         assert [one["name"] for one in listed.json().get("sandboxes", [])] == [f"sandboxes/{name}" for name in names]
+
+
+@pytest.mark.parametrize("entry", ["", '[[token]]\nsubject = "bob"\ntoken = "token-of-bob-0000000000"\n'])
+async def test_a_watch_ends_when_its_token_is_revoked_or_loses_its_account(
+    programs: Programs, tmp_path: Path, entry: str
+) -> None:
+    assert (await make(programs, "router", "bob", "hidden", "corp")).status == 200
+    headers = {AUTHORIZATION: f"Bearer {token_of('bob')}", METADATA: "2", "accept": "application/x-ndjson"}
+    async with connected(programs.http["router"]) as client, asyncio.timeout(60):
+        await client.request("GET", "/v1/sandboxes:watch", headers=headers)
+        assert (await client.head())[0] == 200
+        write(tmp_path / "tokens.toml", f'[[token]]\nsubject = "x"\ntoken = "{token_of("x")}"\n{entry}')
+        found = b""
+        while (part := await client.data()) is not None:
+            found += part
+    assert (b"IDENTITY_CHANGED" if entry else b"TOKEN_UNKNOWN") in found
 
 
 async def by_web(at: Programs, place: str, who: str, method: str, request: Message, kind: str = WEB) -> Answer:

@@ -12,14 +12,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from libs.identity.errors import TokenMissing, TokenUnknown
+from libs.errors import BatonError
+from libs.identity.errors import CertificateRevoked, KeysUnavailable, TokenMissing, TokenUnknown
 from libs.identity.none import NoAuthentication
 from libs.identity.opening import Identity, with_own_calls
 from libs.identity.port import AUTHORIZATION, Authenticator, Credentials
 from libs.identity.principal import ANONYMOUS, Principal, Role, current_principal, subject_of
 from libs.ownership.limits import MAX_PRINCIPAL_BYTES
 from libs.pb.baton.identity.v1 import identity_pb2
-from libs.rpc import metadata
+from libs.rpc import metadata, proof
 from libs.rpc.caller import make_id, read_caller
 from libs.rpc.channel import Channel, RawCallable
 from libs.rpc.errors import Context, reason_of
@@ -269,6 +270,56 @@ async def test_a_stream_that_is_always_being_written_to_ends_too() -> None:
         async with asyncio.timeout(20):
             refused = await refusal(_all(call, -1))
     assert reason_of(refused)[0] == "TOKEN_EXPIRED"
+
+
+ANN = Principal("test:ann", frozenset({"acme"}))
+
+
+class Changing:
+    """An authenticator whose answer changes."""
+
+    def __init__(self) -> None:
+        self.answer: Principal | BatonError = ANN
+        self.looks = 0
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        self.looks += 1
+        if isinstance(self.answer, BatonError):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (TokenUnknown(), "TOKEN_UNKNOWN"),
+        (CertificateRevoked(), "CERTIFICATE_REVOKED"),
+        (replace(ANN, accounts=frozenset()), "IDENTITY_CHANGED"),
+        (replace(ANN, roles=frozenset({Role.OPERATOR})), "IDENTITY_CHANGED"),
+    ],
+)
+async def test_a_stream_ends_when_its_caller_is_somebody_else_or_no_one(
+    monkeypatch: pytest.MonkeyPatch, change: Principal | BatonError, reason: str
+) -> None:
+    """Also a caller who is the same for now, or cannot be asked: that stream goes on until then."""
+    changing = Changing()
+
+    async def endless(request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+        yield b"one"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(proof, "LOOK_SECONDS", 0.05)
+    async with serving(config(changing), RawService(SERVICE, {}, {"Names": endless})) as (server, channel):
+        call = channel.stream_callable(f"/{SERVICE}/Names")(b"")
+        assert await call.read() == b"one"
+        for same in (replace(ANN, expires_at=time.time() + 3600.0), KeysUnavailable()):
+            wanted, changing.answer = changing.looks + 2, same
+            await eventually(lambda wanted=wanted: changing.looks >= wanted)  # type: ignore[misc]
+            assert server.gate.streams == 1
+        changing.answer = change
+        async with asyncio.timeout(10):
+            assert reason_of(await refusal(_all(call, 0)))[0] == reason
+        await eventually(lambda: not server.gate.streams)
 
 
 async def _all(call: Any, count: int) -> None:
