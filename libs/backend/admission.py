@@ -29,9 +29,16 @@ from libs.backend.lost_rows import RowCount
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.identity import LogReplaced, Mark, check_log, mark_of
 from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone, Stored
-from libs.ownership.model import Record, Version
+from libs.ownership.model import Record, Store, Version
 from libs.ownership.orders import ForeignControl, LateOrder
-from libs.ownership.wire import STORE_NUMBERS, STORES, UnreadableRecord, bucket_from_pb, order_from_pb
+from libs.ownership.wire import (
+    STORE_NUMBERS,
+    STORES,
+    UnreadableRecord,
+    bucket_from_pb,
+    order_from_pb,
+    read_bulk,
+)
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.pb.baton.replication.v1.recovery_pb2_grpc import RecoveryServiceStub
 from libs.rpc.channel import open_channel
@@ -337,13 +344,21 @@ class Admission:
                     seen.terms[one.bucket] = max(one.term, seen.terms.get(one.bucket, 0))
             return
         try:
-            record = self._read(event)
+            origin, versions = self._versions(event)
         except UnreadableRecord:
             return
-        made = seen.mine if record.origin is me else seen.theirs
-        # By term: a forged higher term must not hide a change that counts.
-        terms_of_key, version = made.setdefault(event.key, {}), record.row.version
-        terms_of_key[version.term] = max(version, terms_of_key.get(version.term, version))
+        made = seen.mine if origin is me else seen.theirs
+        for key, version in versions:
+            # By term: a forged higher term must not hide a change that counts.
+            terms_of_key = made.setdefault(key, {})
+            terms_of_key[version.term] = max(version, terms_of_key.get(version.term, version))
+
+    def _versions(self, event: Event) -> tuple[Store, Sequence[tuple[str, Version]]]:
+        """The store that made the event, and the versions that it shows. Raises UnreadableRecord."""
+        if (bulk := read_bulk(event.key, event.value)) is not None:
+            return bulk.origin, [(one.key, one.version) for one in bulk.entries]
+        record = self._read(event)
+        return record.origin, [(event.key, record.row.version)]
 
     async def _forgotten(self, seen: _Seen) -> str:
         """A change that this store made and lacks, or one that the other store made to a record that this store claims

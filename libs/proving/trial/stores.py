@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from libs.eventlog.codes import Codes
 from libs.eventlog.port import EventLog, LogUnavailable
-from libs.ownership.wire import STORES
+from libs.ownership.wire import STORES, UnreadableRecord, bulk_from_pb
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
@@ -163,14 +163,18 @@ async def read_log(log: EventLog, codes: Codes | None = None) -> list[LogEvent]:
                 positions[one.partition] = one.offset + 1
                 # A heartbeat has no key and no content.
                 if one.event.key and (codes is None or not codes.why_wrong(one.event)):
-                    events.append(_parsed(one.event.value, f"partition {one.partition} offset {one.offset}"))
+                    events.extend(_parsed(one.event.value, f"partition {one.partition} offset {one.offset}"))
     return events
 
 
-def _parsed(value: bytes, place: str) -> LogEvent:
+def _parsed(value: bytes, place: str) -> list[LogEvent]:
     try:
-        return event_of(record_pb2.Record.FromString(value))
-    except (DecodeError, KeyError) as error:
+        record = record_pb2.Record.FromString(value)
+        if record.HasField("bulk"):
+            bulk = bulk_from_pb(record)
+            return [LogEvent(one.key, tuple(one.version), (), bulk.origin.value) for one in bulk.entries]
+        return [event_of(record)]
+    except (DecodeError, KeyError, UnreadableRecord) as error:
         raise TrialFailed(f"log, {place}: not a record's event: {error!r}") from error
 
 

@@ -17,7 +17,7 @@ from libs.eventlog.cloudevents import HeadersInvalid, read_headers
 from libs.eventlog.codes import HEADER, Codes
 from libs.eventlog.port import Event, EventLog, LogUnavailable, OffsetGone, Stored
 from libs.ownership.limits import MAX_KEY_BYTES
-from libs.ownership.wire import UnreadableRecord, read_event
+from libs.ownership.wire import UnreadableRecord, read_bulk, read_event
 from libs.pb.baton.record.v1 import record_pb2
 from services.router.core.retention import Start, parse_start
 from services.router.flows.feed.retention import BeginningGone, Window, look_up
@@ -181,11 +181,10 @@ class LogEvents:
         record, trouble, shown = None, "", ""
         if event.key or not kind:
             try:
-                read_event(event.key, event.value)
+                record = _record_of(event)
             except UnreadableRecord as error:
                 trouble = error.message
-            else:
-                record = record_pb2.Record.FromString(event.value)
+            if record is not None:
                 shown = self.content_of(record, reveal=question.reveal) if question.content else ""
                 _strip(record)
         place = stored.partition, stored.offset, stored.time
@@ -230,6 +229,14 @@ def resource_of(contract: Contract) -> type[Message] | None:
             item = method.reply_class()
             return type(getattr(item, method.shape.items).add())
     return None
+
+
+def _record_of(event: Event) -> record_pb2.Record | None:
+    """Return the event's record; None for a bulk release, which has none. Raises UnreadableRecord."""
+    if read_bulk(event.key, event.value) is not None:
+        return None
+    read_event(event.key, event.value)
+    return record_pb2.Record.FromString(event.value)
 
 
 def _strip(record: record_pb2.Record) -> None:

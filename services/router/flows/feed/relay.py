@@ -27,6 +27,7 @@ from services.router.control.port import Leases
 from services.router.flows.stores import Refused, StoreClient
 
 EVENT_TYPE = "baton.record.v1"
+BULK_TYPE = "baton.bulk-release.v1"
 HEARTBEAT_TYPE = "baton.heartbeat.v1"
 
 PULL_LIMIT = 500
@@ -72,6 +73,7 @@ class Relay:
         self._clock = clock
         self._name = f"relay:{client.store.value}"
         self._headers = HeaderWriter(client.store.value, EVENT_TYPE)
+        self._bulk_headers = HeaderWriter(client.store.value, BULK_TYPE)
         self._heartbeat_headers = HeaderWriter(client.store.value, HEARTBEAT_TYPE)
         self._leased_until = 0.0
         self._last_sent = 0.0
@@ -195,11 +197,10 @@ class Relay:
         return b"" if self._codes is None else self._codes.proof()
 
     def _event(self, change: pb.Change) -> Event:
-        made = record_pb2.Record.FromString(change.event).made_time.ToNanoseconds() / 1e9
-        version = (change.version.term, change.version.revision)
-        return Event(
-            change.key, change.event, self._headers.write(change.key, version, made, change.traceparent or None)
-        )
+        record = record_pb2.Record.FromString(change.event)
+        made, version = record.made_time.ToNanoseconds() / 1e9, (change.version.term, change.version.revision)
+        headers = self._bulk_headers if record.HasField("bulk") else self._headers
+        return Event(change.key, change.event, headers.write(change.key, version, made, change.traceparent or None))
 
     def _heartbeat(self) -> Event:
         return Event("", b"", self._heartbeat_headers.write("", (0, 0), self._clock.now()))

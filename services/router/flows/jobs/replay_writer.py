@@ -14,9 +14,16 @@ from libs.contract.descriptors import length_delimited, varint
 from libs.errors import BatonError
 from libs.eventlog.codes import Codes
 from libs.eventlog.port import Stored, why_unreadable
-from libs.ownership.limits import MAX_REVISION
-from libs.ownership.model import Store
-from libs.ownership.wire import UnreadableRecord, read_event, store_from_pb, version_from_pb, version_to_pb
+from libs.ownership.limits import LONGEST_TICK_SECONDS, MAX_REVISION
+from libs.ownership.model import BulkRelease, Store
+from libs.ownership.wire import (
+    UnreadableRecord,
+    read_bulk,
+    read_event,
+    store_from_pb,
+    version_from_pb,
+    version_to_pb,
+)
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.tasks import all_or_none
@@ -32,6 +39,7 @@ CALL_BYTES = 2 * 1024 * 1024
 CALL_SECONDS = 10.0
 READ_POLLS = 40
 READ_POLL_SECONDS = 0.1
+DRAIN_POLLS = 80
 KEPT_PLACES = 20
 """Maximum number of positions of events in the report, per reason why they were not applied."""
 
@@ -184,11 +192,51 @@ class ReplayWriter:
         for stored in wanted:
             if why_unreadable(stored.event):
                 self._counts.cannot_read(stored)
-        wanted = [stored for stored in wanted if not why_unreadable(stored.event)]
+        wanted, bulk = self._without_bulk([stored for stored in wanted if not why_unreadable(stored.event)])
         lots: list[list[Stored]] = [[] for _ in range(WRITERS)]
         for stored in wanted:
             lots[zlib.crc32(stored.event.key.encode()) % WRITERS].append(stored)
         await all_or_none([self._lot(lot) for lot in lots if lot])
+        # After the records of the same step: most of them have the version before the release.
+        for stored, released in bulk:
+            await self._give_bulk(stored, released)
+
+    def _without_bulk(self, wanted: Sequence[Stored]) -> tuple[list[Stored], list[tuple[Stored, BulkRelease]]]:
+        """The events of single records, and those of bulk releases."""
+        records: list[Stored] = []
+        found: list[tuple[Stored, BulkRelease]] = []
+        for stored in wanted:
+            try:
+                bulk = read_bulk(stored.event.key, stored.event.value)
+            except UnreadableRecord:
+                self._counts.cannot_read(stored)
+                continue
+            if bulk is None:
+                records.append(stored)
+            else:
+                found.append((stored, bulk))
+        return records, found
+
+    async def _give_bulk(self, stored: Stored, bulk: BulkRelease) -> None:
+        """Bring the target's rows to a bulk release, which has no payloads: the other store's rows have them."""
+        wanted = {one.key: one.version for one in bulk.entries if self._name in ("", one.key)}
+        here, other = await all_or_none([_claims(store, sorted(wanted)) for store in (self._target, self._other)])
+        behind = {key for key, version in wanted.items() if key not in here or here[key].version < version}
+        rows = {key: other[key] for key in behind if key in other and other[key].version >= wanted[key]}
+        owned = {key: row for key, row in rows.items() if row.owner is self._to}
+        if not behind:
+            self._counts.known += 1
+            return
+        missed = len(behind) - len(rows)
+        if not self.dry_run:
+            newest = await self._newest(owned) if owned else set[str]()
+            busy = await self._transfer.take(sorted(newest), self._to)
+            copied = await self._transfer.copy(sorted(rows.keys() - owned.keys()), self._to)
+            missed += len(owned) - len(newest) + len(busy) + len(copied.busy) + len(copied.refused)
+        if missed:
+            self._counts.withhold(stored)
+        else:
+            self._counts.applied += 1
 
     def _authenticated(self, found: Sequence[Stored], check: CodeCheck) -> list[Stored]:
         wanted = []
@@ -321,12 +369,26 @@ class ReplayWriter:
             pb.AckChangesRequest.Name(key=key, version=version_to_pb(next_change(row.version)))
             for key, row in rows.items()
         ]
+        await self._outbox_drained()
         request = pb.ListUnloggedRequest(changes=names)
         unlogged = await self._target.ask(self._target.replication.ListUnlogged, request, CALL_SECONDS)
         await self._read_to({part: end for part, (oldest, end) in (await self._log.ends()).items() if end > oldest})
         waiting = {change.key for change in unlogged.changes}
         again = await _claims(self._other, sorted(rows))
         return {key for key, row in rows.items() if key not in waiting and again.get(key) == row}
+
+    async def _outbox_drained(self) -> None:
+        """Wait, within a bound, until the changes that the target has made before this call are in the log. A bulk
+        release in its outbox has the name of its first record only. Raises NotYetRead."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        for _ in range(DRAIN_POLLS):
+            status = await self._target.ask(self._target.replication.GetStatus, pb.GetStatusRequest(), CALL_SECONDS)
+            outbox = status.outbox
+            if not outbox.entries or outbox.oldest_seconds + 2 * LONGEST_TICK_SECONDS < clock() - began:
+                return
+            await asyncio.sleep(READ_POLL_SECONDS)
+        raise NotYetRead(f"store {self._to} has {outbox.entries} changes in its outbox that the log does not have yet")
 
     async def _read_to(self, ends: Mapping[int, int]) -> None:
         """Wait, within a bound, until the other store has applied the log up to these ends. Raises NotYetRead."""

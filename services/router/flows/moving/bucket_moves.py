@@ -31,21 +31,10 @@ from services.router.flows.moving.transfer import Transfer
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """The records of some buckets at their source, listed after the release of the buckets."""
-
-    buckets: Set[int]
-    owned: Sequence[str]
-    """Keys of the records that the source owned then. It creates no others in these buckets."""
-
-
 @dataclass(slots=True)
 class Move:
     """The result of moving some buckets."""
 
-    listed: dict[Store, Listed] = field(default_factory=dict)
-    """By target."""
     arrived: int = 0
     """Buckets that a store has adopted."""
     kept: dict[int, str] = field(default_factory=dict)
@@ -119,12 +108,10 @@ class BucketMoves:
             return {}
         numbers = [bucket_owner.bucket for bucket_owner in bucket_owners]
         # List the source after its release has committed (step 4). The target's list may be older.
-        there = await self._transfer.envelopes(to.other, numbers)
-        owned = [record.key for record in there if record.owner == STORE_NUMBERS[to.other]]
-        move.listed[to] = Listed(frozenset(numbers), owned)
+        there = await self._transfer.keys(to.other, numbers)
         if has is None:
             has = set(await self._transfer.keys(to, numbers)) if there else set()
-        copied = await self._transfer.copy([record.key for record in there if record.key not in has], to)
+        copied = await self._transfer.copy([key for key in there if key not in has], to)
         busy = {bucket_of(key) for key in copied.busy}
         refused = {bucket_of(key): reason for key, reason in copied.refused.items()}
         ready = [one for one in bucket_owners if one.bucket not in busy and one.bucket not in refused]

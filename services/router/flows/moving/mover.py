@@ -10,6 +10,7 @@ can be interrupted at any point, and after a change of the setting the next pass
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from services.router.control.port import Leases
 from services.router.core.phase import Setting
 from services.router.core.plan import Aim, Flags, aim, home
 from services.router.flows.moving.bucket_moves import BucketMoves, Move
+from services.router.flows.moving.bulk import BulkMoves, Strays
 from services.router.flows.moving.transfer import BULK_SECONDS, Transfer
 from services.router.flows.rate import Rate
 from services.router.flows.steering_view import Steering
@@ -63,6 +65,12 @@ class Bucket:
     """The bucket's owner; None during a handoff."""
     owned: dict[Store, int] = field(default_factory=dict)
     """Records by owner."""
+    rows: dict[Store, int] = field(default_factory=dict)
+
+    @property
+    def on_their_way(self) -> int:
+        """Records that no store owns, approximately: the stores were asked one after the other."""
+        return max(self.rows.values(), default=0) - sum(self.owned.values())
 
     def is_at(self, store: Store) -> bool:
         return self.bucket_owner is store and not self.owned.get(store.other)
@@ -124,6 +132,10 @@ class Mover:
         self._stores = stores
         self._transfer = transfer
         self._bucket_owners = BucketMoves(transfer)
+        self._bulk = BulkMoves(stores, transfer)
+        self._strays = Strays(transfer, clock)
+        self._knows_bulk = False
+        """Whether the records of the current pass are moved in bulk."""
         self._steering = steering
         self._leases = leases
         self._holder = holder
@@ -161,6 +173,7 @@ class Mover:
             return
         buckets = await self._look()
         away = self._judge(buckets)
+        await self._strays.bring_home()
         try:
             moved = bool(away) and await self._pass(away)
         finally:
@@ -192,6 +205,7 @@ class Mover:
             counts = await client.ask(client.replication.DigestBuckets, request, BULK_SECONDS)
             for counted in counts.buckets:
                 buckets[counted.bucket].owned[store] = counted.owned
+                buckets[counted.bucket].rows[store] = counted.records
         return buckets
 
     def _judge(self, buckets: Mapping[int, Bucket]) -> Sequence[Bucket]:
@@ -204,7 +218,8 @@ class Mover:
             self.at_home = at_home
         self.buckets_at_b = sum(bucket.is_at(Store.B) for bucket in buckets.values())
         self.buckets_to_b = sum(store is Store.B for store in homes.values())
-        self._settled_for = None if away else aim(setting, flags)
+        self._strays.look({number: bucket.on_their_way for number, bucket in buckets.items()})
+        self._settled_for = None if away or self._strays.due else aim(setting, flags)
         return away
 
     async def _pass(self, away: Sequence[Bucket]) -> bool:
@@ -215,6 +230,7 @@ class Mover:
         total = sum(bucket.owned.get(homes[bucket.number].other, 0) for bucket in away)
         self.progress = Handover(running=True, total=total, note=f"moving {len(away)} buckets")
         self._leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
+        self._knows_bulk = total > 0 and await self._bulk.is_known()
         groups = iter(_groups(away, homes))
         self._moves = Move()
         await all_or_none([self._work(groups, wanted) for _ in range(WORKERS)])
@@ -270,11 +286,11 @@ class Mover:
             moves.append(await self._bucket_owners.finish(under_way))
         for move in moves:
             self._moves.add(move)
-        listed = [move.listed[to] for move in moves if to in move.listed]
-        keys = [key for found in listed for key in found.owned]
-        known = {number for found in listed for number in found.buckets}
-        others = [bucket.number for bucket in group if bucket.number not in known]
-        keys += await self._transfer.keys(to.other, others, owned_only=True)
+        numbers = [bucket.number for bucket in group]
+        if self._knows_bulk:
+            await self._move_in_bulk(numbers, to, wanted)
+        # One by one: records that were busy, that were created meanwhile, or that cannot leave.
+        keys = await self._transfer.keys(to.other, numbers, owned_only=True)
         left: list[str] = []
         for start in range(0, len(keys), BATCH):
             if self._aim() != wanted:
@@ -283,14 +299,24 @@ class Mover:
             left += await self._move_records(keys[start : start + BATCH], to)
         return {bucket_of(key) for key in left}.union(*(move.kept for move in moves))
 
+    async def _move_in_bulk(self, buckets: Sequence[int], to: Store, wanted: Aim) -> None:
+        async with aclosing(self._bulk.move(buckets, to)) as steps:
+            async for step in steps:
+                self._moved(step.moved)
+                await self._keep_lease()
+                if self._aim() != wanted:
+                    return
+
+    def _moved(self, count: int) -> None:
+        self._rate.add(count)
+        self.progress = replace(self.progress, done=self.progress.done + count, rate=self._rate.per_second)
+
     async def _move_records(self, keys: Sequence[str], to: Store) -> Sequence[str]:
         """Move these records. Returns the keys of busy ones."""
         left = keys
         for _ in range(BUSY_ROUNDS):
             failed = await self._transfer.take(left, to)
-            moved = len(left) - len(failed)
-            self._rate.add(moved)
-            self.progress = replace(self.progress, done=self.progress.done + moved, rate=self._rate.per_second)
+            self._moved(len(left) - len(failed))
             left = failed
             if not left:
                 break

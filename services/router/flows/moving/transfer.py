@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,32 +123,31 @@ class Transfer:
 
     async def keys(self, store: Store, buckets: Sequence[int], *, owned_only: bool = False) -> list[str]:
         """Return the keys of some buckets, ordered by bucket number."""
-        return [record.key for record in await self.envelopes(store, buckets, owned_only=owned_only)]
+        found: list[str] = []
+        async for page in self._pages(store, buckets, owned_only=owned_only, names_only=True):
+            found += _keys_of(page)
+        return found
 
-    async def envelopes(
-        self, store: Store, buckets: Sequence[int], *, owned_only: bool = False
-    ) -> list[record_pb2.Record]:
+    async def envelopes(self, store: Store, buckets: Sequence[int]) -> list[record_pb2.Record]:
         """Like `keys`, but return whole records, without payload and served requests."""
-        client = self._stores[store]
-        found: list[record_pb2.Record] = []
-        left = sorted(buckets)
-        request = pb.ExportRecordsRequest(limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True)
-        more = bool(left)
+        return [record async for page in self._pages(store, buckets) for record in page.records]
+
+    async def _pages(
+        self, store: Store, buckets: Sequence[int], *, owned_only: bool = False, names_only: bool = False
+    ) -> AsyncGenerator[pb.ExportRecordsResponse, None]:
+        client, left, last, more = self._stores[store], sorted(buckets), "", bool(buckets)
         while more:
-            answer: pb.ExportRecordsResponse = await _ask(
-                client, client.replication.ExportRecords, request, BULK_SECONDS
+            request = pb.ExportRecordsRequest(
+                after=last, limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True, names_only=names_only
             )
-            found += answer.records
-            more = answer.more
-            if more and not answer.records:
+            page: pb.ExportRecordsResponse = await _ask(client, client.replication.ExportRecords, request, BULK_SECONDS)
+            yield page
+            more = page.more
+            if more and not _keys_of(page):
                 raise ValueError(f"store {store} answered an empty page that claims to have a next one")
             if more:
-                last = found[-1].key
+                last = _keys_of(page)[-1]
                 left = left[left.index(bucket_of(last)) :]
-                request = pb.ExportRecordsRequest(
-                    after=last, limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True
-                )
-        return found
 
     async def copy(self, keys: Sequence[str], to: Store) -> Copied:
         """Copy records that a store lacks, whichever store owns them.
@@ -190,6 +189,11 @@ class Transfer:
             self.too_large.difference_update(record.key for record in released)
             left = [*answer.remaining, *left[PAGE:]]
         return failed
+
+
+def _keys_of(page: pb.ExportRecordsResponse) -> Sequence[str]:
+    """Return the keys of a page. A store of an earlier release returns records."""
+    return page.keys or [record.key for record in page.records]
 
 
 def too_large(key: str, size: int) -> str:
