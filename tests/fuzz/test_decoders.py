@@ -33,8 +33,9 @@ from libs.eventlog.port import Event
 from libs.eventlog.sqlite import SqliteEventLog
 from libs.flags.flagd import FlagdFileProvider
 from libs.flags.port import FlagsUnavailable
+from libs.ownership.limits import MAX_REVISION
 from libs.ownership.model import Store
-from libs.ownership.wire import UnreadableRecord, check_versions, read_event
+from libs.ownership.wire import UnreadableRecord, check_versions, read_bulk, read_event
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.sandboxes import masks
@@ -99,6 +100,32 @@ def test_an_event_is_a_record_of_its_key_or_unreadable(key: str, value: bytes) -
     except UnreadableRecord:
         return
     assert record.row.key == key
+
+
+some_numbers = st.lists(st.sampled_from([0, 1, 2, 2**62, -1]), max_size=3)
+
+
+@given(st.lists(texts, max_size=3), some_numbers, some_numbers, some_numbers, st.binary(max_size=48), st.integers(0, 3))
+def test_a_bulk_release_has_entries_that_a_store_can_keep_or_is_unreadable(
+    keys: list[str], terms: list[int], revisions: list[int], counts: list[int], requests: bytes, to: int
+) -> None:
+    message = record_pb2.Record()
+    message.origin, message.bulk.to = 3 - to, to  # type: ignore[assignment]
+    message.bulk.keys.extend(keys)
+    message.bulk.terms.extend(terms)
+    message.bulk.revisions.extend(revisions)
+    message.bulk.before.extend([7] * len(keys))
+    message.bulk.digests.extend([8] * len(keys))
+    message.bulk.request_counts.extend(one % 2**31 for one in counts)
+    message.bulk.requests = requests
+    try:
+        bulk = read_bulk(keys[0] if keys else "", message.SerializeToString())
+    except UnreadableRecord:
+        return
+    assert bulk is not None
+    assert [one.key for one in bulk.entries] == keys
+    assert all(1 < one.version.revision <= MAX_REVISION and one.version.term >= 0 for one in bulk.entries)
+    assert b"".join(name for one in bulk.entries for name in one.requests) == requests
 
 
 header_names = st.sampled_from(

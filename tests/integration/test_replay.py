@@ -15,8 +15,9 @@ from libs.clock import SystemClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.port import UNREADABLE_HEADER, Event, partition_of
 from libs.ownership.limits import MAX_COPY_BYTES
-from libs.ownership.model import Record, Row, Store, Version
-from libs.ownership.wire import event_of
+from libs.ownership.model import BulkRelease, Record, Row, Store, Version, bucket_of
+from libs.ownership.rules import bulk_entry
+from libs.ownership.wire import event_of, event_of_bulk
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import events_pb2
 from libs.store.memory import MemoryStore
@@ -317,3 +318,50 @@ async def test_a_record_that_is_too_large_to_copy_is_left_out_and_named(controll
     assert (counts["applied"], counts["left_out"]) == (1, 1)
     assert f"left out 1: {key_of(0)} has {MAX_COPY_BYTES + 1} bytes" in job.note
     assert set(await rows(b)) == {key_of(1)}
+
+
+def released(keys: list[str], to: Store = Store.B, revision: int = 2) -> Event:
+    before = [replace(record(key, revision - 1).row, owner=to.other) for key in keys]
+    after = [replace(row, version=Version(0, revision), owner=to) for row in before]
+    entries = tuple(bulk_entry(row, one, ()) for row, one in zip(before, after, strict=True))
+    return Event(keys[0], event_of_bulk(BulkRelease(to, entries, 1.0)))
+
+
+async def test_a_bulk_release_to_the_store_makes_it_the_owner_again_if_the_other_store_confirms_it(
+    controlled: ControlledSystem,
+) -> None:
+    a, b = (controlled.system.ports(store) for store in Store)
+    keys = [key_of(0), key_of(1)]
+    await a.transfers.apply([record(key) for key in keys])
+    await a.transfers.release_bulk(sorted({bucket_of(key) for key in keys}), Store.B)
+    log = controlled.system.log
+    await log.append([*(event(key) for key in keys), released(keys)])
+    # A has read the log to its end, as the rule requires.
+    await a.feed.restart({part: end for part, (_, end) in (await log.ends()).items()})
+    counts = report(await ended(controlled, {}))
+    assert (counts["unreadable"], counts["withheld"], counts["applied"] + counts["known"]) == (0, 0, 3)
+    for key in keys:
+        found = await b.records.read(key)
+        assert (found.owner, found.version) == (Store.B, (0, 2))
+    again = report(await ended(controlled, {}))
+    assert (again["applied"], again["known"]) == (0, 3)
+
+
+async def test_a_bulk_release_that_the_other_store_does_not_confirm_is_withheld(controlled: ControlledSystem) -> None:
+    b = controlled.system.ports(Store.B)
+    await controlled.system.log.append([event(key_of(0)), released([key_of(0)])])
+    counts = report(await ended(controlled, {}))
+    assert (counts["applied"], counts["withheld"]) == (1, 1)
+    assert (await b.records.read(key_of(0))).owner is Store.A
+
+
+async def test_a_bulk_release_by_the_store_is_copied_from_its_new_owner(controlled: ControlledSystem) -> None:
+    """The store has lost the row, and what it released must not be its own again."""
+    a, b = (controlled.system.ports(store) for store in Store)
+    row = replace(record(key_of(0), 2).row, write_version=Version(0, 1))
+    await a.transfers.apply([Record(row, (), Store.B, 1.0)])
+    await controlled.system.log.append([released([key_of(0)], Store.A)])
+    said = report(await ended(controlled, {"dry_run": "yes"}))
+    counts = report(await ended(controlled, {}))
+    assert (said["applied"], counts["applied"], counts["withheld"]) == (1, 1, 0)
+    assert (await b.records.read(key_of(0))).row == row

@@ -21,10 +21,11 @@ from libs.clock import ManualClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, EventLog, LogUnavailable
-from libs.ownership.model import BucketOwner, Store, Version, bucket_of
+from libs.ownership.model import BucketOwner, BulkRelease, Store, Version, bucket_of
 from libs.ownership.orders import LateOrder, Order
+from libs.ownership.rules import bulk_entry
 from libs.ownership.terms import TERMS_TYPE
-from libs.ownership.wire import STORE_NUMBERS, bucket_to_pb, event_of, order_to_pb
+from libs.ownership.wire import STORE_NUMBERS, bucket_to_pb, event_of, event_of_bulk, order_to_pb
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
@@ -163,6 +164,21 @@ async def test_an_own_change_in_the_log_that_the_store_does_not_know_makes_it_go
     await rig.say(KEY, 2)
     assert "version 0-2 of 'sandboxes/a'" in await rig.decide()
     assert "version 0-2" in await rig.fence_reason()
+
+
+async def test_an_own_bulk_release_in_the_log_that_the_store_does_not_know_makes_it_gone(rig: Rig) -> None:
+    """Restored from a backup before the release, it would own a record that the other store owns."""
+    rig.a_away = True
+    await own(rig.store, [KEY, "sandboxes/b"])
+    for key in (KEY, "sandboxes/b"):
+        await put(rig.store, key, "r1", "w")
+    before = [row_of(key, (0, 1), Store.B) for key in ("sandboxes/b", KEY)]
+    after = [replace(row, version=Version(0, 2), owner=Store.A) for row in before]
+    entries = tuple(bulk_entry(row, one, ()) for row, one in zip(before, after, strict=True))
+    event = event_of_bulk(BulkRelease(Store.A, entries, 1.0))
+    headers = HeaderWriter("B", "baton.bulk-release.v1").write("sandboxes/b", (0, 2), 1.0)
+    await rig.log.append([Event("sandboxes/b", event, headers)])
+    assert f"version 0-2 of '{KEY}', which this store made" in await rig.decide()
 
 
 async def test_an_own_change_of_an_older_term_than_the_bucket_s_counts_no_more(rig: Rig) -> None:

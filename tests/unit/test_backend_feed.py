@@ -16,9 +16,21 @@ from libs.errors import LogAway
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import UNREADABLE_HEADER, Event, EventLog
-from libs.ownership.model import BUCKETS, NEVER, BucketOwner, Record, Row, Store, Version, bucket_of
+from libs.ownership.model import (
+    BUCKETS,
+    NEVER,
+    BucketOwner,
+    BulkRelease,
+    Record,
+    Row,
+    Served,
+    Store,
+    Version,
+    bucket_of,
+)
+from libs.ownership.rules import bulk_entry
 from libs.ownership.terms import TERMS_TYPE
-from libs.ownership.wire import STORE_NUMBERS, bucket_to_pb, event_of, read_event
+from libs.ownership.wire import STORE_NUMBERS, bucket_to_pb, event_of, event_of_bulk, read_event
 from libs.pb.baton.replication.v1 import recovery_pb2 as rpb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
@@ -479,3 +491,89 @@ async def test_the_former_log_is_gone_on_with_when_it_is_back() -> None:
         await fill(log, 2, 200)
         assert (await state_when(at, 5)).applied == 5
         await eventually(lambda: at.feed.replaced == "")
+
+
+def released_in_bulk(*made_ids: str, origin: Store = Store.A, served: bool = False) -> Event:
+    """The event of a bulk release of records in version 1, as `record` makes them."""
+    rows = [record(made_id, origin=origin).row for made_id in made_ids]
+    after = [replace(row, version=Version(0, 2), owner=origin.other) for row in rows]
+    requests = (Served("ann", "r1", b"h", Version(0, 1), b""),) if served else ()
+    entries = tuple(bulk_entry(row, one, requests) for row, one in zip(rows, after, strict=True))
+    return Event(rows[0].key, event_of_bulk(BulkRelease(origin.other, entries, 1.0)))
+
+
+async def test_a_bulk_release_makes_this_store_the_owner_and_counts_as_one_event() -> None:
+    async with applying(MemoryEventLog(1)) as at:
+        await at.log.append([event("a"), event("b"), released_in_bulk("a", "b")])
+        state = await state_when(at, 3)
+        assert (state.applied, state.old, state.parked) == (3, 0, 0)
+        for made_id in ("a", "b"):
+            found = await at.store.records.read(COLLECTION + made_id)
+            assert (found.owner, found.version) == (Store.B, (0, 2))
+
+
+async def test_a_bulk_release_that_comes_before_the_last_write_is_taken_after_it() -> None:
+    """The events are in different partitions, so in no order."""
+    async with applying() as at:
+        await at.log.append([released_in_bulk("a", "b")])
+        await state_when(at, 1)
+        await at.log.append([event("a")])
+        await state_when(at, 2)
+
+        async def owner() -> Store:
+            return (await at.store.records.read(COLLECTION + "a")).owner
+
+        assert await owner() is Store.B
+        assert (await at.store.records.read(COLLECTION + "b")).row is None
+
+
+async def test_a_bulk_release_whose_requests_are_not_known_here_is_not_taken() -> None:
+    async with applying() as at:
+        await at.log.append([event("a")])
+        await state_when(at, 1)
+        await at.log.append([released_in_bulk("a", served=True)])
+        await state_when(at, 2)
+        assert (await at.store.records.read(COLLECTION + "a")).owner is Store.A
+
+
+async def test_an_entry_that_waits_too_long_is_left_to_the_mover(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "WAITING_SECONDS", -1.0)
+    async with applying() as at:
+        await at.log.append([released_in_bulk("a")])
+        await state_when(at, 1)
+        await at.log.append([event("a")])
+        await state_when(at, 2)
+        await at.log.append([event("b")])
+        await state_when(at, 3)
+        assert (await at.store.records.read(COLLECTION + "a")).owner is Store.A
+
+
+async def test_a_bulk_release_of_this_store_is_skipped() -> None:
+    async with applying() as at:
+        await at.log.append([released_in_bulk("a", origin=Store.B)])
+        state = await state_when(at, 1)
+        assert (state.applied, state.old, state.parked) == (0, 1, 0)
+
+
+async def test_a_bulk_release_under_the_key_of_another_record_is_parked() -> None:
+    async with applying() as at:
+        await at.log.append([Event(COLLECTION + "b", released_in_bulk("a", "b").value)])
+        await state_when(at, 1)
+        (parked,) = await at.store.feed.parked(10)
+        assert "the first record is 'sandboxes/a'" in parked.reason
+
+
+async def test_a_bulk_release_that_an_earlier_release_has_parked_is_taken_when_it_is_tried_again() -> None:
+    async with running_store(Store.B) as at:
+        made = released_in_bulk("a")
+        parked = Parked(0, 0, made.key, "key: empty", made.value)
+        own = released_in_bulk("z", origin=Store.B)
+        parked_own = Parked(0, 1, own.key, "key: empty", own.value)
+        await at.store.transfers.apply([], FeedStep((Position(0, 0, 2),), (parked, parked_own)))
+        why, changed_store = await at.feed.arrivals.retry(parked)
+        assert "1 records of a bulk release are missing here" in why and not changed_store
+        await at.store.transfers.apply([record("a")])
+        assert await at.feed.arrivals.retry(parked) == ("", True)
+        assert await at.feed.arrivals.retry(parked_own) == ("", False)
+        assert await at.store.feed.parked(10) == []
+        assert (await at.store.records.read(COLLECTION + "a")).owner is Store.B

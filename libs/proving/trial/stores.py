@@ -172,7 +172,10 @@ def _parsed(value: bytes, place: str) -> list[LogEvent]:
         record = record_pb2.Record.FromString(value)
         if record.HasField("bulk"):
             bulk = bulk_from_pb(record)
-            return [LogEvent(one.key, tuple(one.version), (), bulk.origin.value) for one in bulk.entries]
+            return [
+                LogEvent(one.key, (one.version.term, one.version.revision), (), bulk.origin.value)
+                for one in bulk.entries
+            ]
         return [event_of(record)]
     except (DecodeError, KeyError, UnreadableRecord) as error:
         raise TrialFailed(f"log, {place}: not a record's event: {error!r}") from error
