@@ -397,11 +397,11 @@ class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
         buckets = check_buckets(request.buckets)
         check_rising(buckets)
         query = ExportQuery(request.after, limit, tuple(buckets), request.owned_only, request.keys_only)
+        if request.keys_only and request.names_only:
+            keys, more = await self._ports.inspection.keys(query)
+            return pb.ExportRecordsResponse(keys=keys, more=more)
         records, more = await self._ports.inspection.export(query)
         answer = pb.ExportRecordsResponse(more=more)
-        if request.keys_only and request.names_only:
-            answer.keys.extend([record.row.key for record in records])
-            return answer
         if request.skip_too_large:
             large = [record.row for record in records if len(record.row.payload) > MAX_COPY_BYTES]
             for row in large:

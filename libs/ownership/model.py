@@ -84,12 +84,24 @@ class Row:
     def head(self) -> Head:
         return Head(self.key, self.version, self.owner, self.digest, self.bases)
 
+    def released(self, to: Store) -> tuple[Head, Head]:
+        """Return the row's head before and after its release to this store. The payload is read once."""
+        key, version, content = self.key, self.version, self.content
+        after = Version(version.term, version.revision + 1)
+        return (
+            Head(key, version, self.owner, _digest(key, version, self.owner, content), self.bases),
+            Head(key, after, to, _digest(key, after, to, content), self.bases),
+        )
+
     @property
     def digest(self) -> int:
         """64-bit digest of key, version, owner and payload, which must be equal at both stores."""
-        content = blake2b(self.payload, digest_size=16).digest()
-        head = f"{self.key}\0{self.version.term}\0{self.version.revision}\0{self.owner}\0".encode()
-        return int.from_bytes(blake2b(head + content, digest_size=8).digest(), "big")
+        return _digest(self.key, self.version, self.owner, self.content)
+
+    @property
+    def content(self) -> bytes:
+        """128-bit digest of the payload."""
+        return blake2b(self.payload, digest_size=16).digest()
 
     @property
     def envelope_digest(self) -> int:
@@ -257,6 +269,12 @@ class Outcome(Enum):
     EXHAUSTED = "exhausted"
     """This store owns the record, but its revision is a database's largest integer: it stays until a seizure restarts
     the revision."""
+
+
+def _digest(key: str, version: Version, owner: Store, content: bytes) -> int:
+    term, revision = version
+    head = f"{key}\0{term}\0{revision}\0{owner}\0".encode()
+    return int.from_bytes(blake2b(head + content, digest_size=8).digest(), "big")
 
 
 def visible(row: Row | None, bucket_owner: BucketOwner) -> Row | None:

@@ -251,14 +251,14 @@ def decide_release(found: Found, me: Store, to: Store, *, create: bool) -> Relea
     return Release(Outcome.RELEASE, stub)
 
 
-def decide_bulk_release(row: Row, me: Store, to: Store) -> Row | None:
-    """Return the row after its release to store `to`, among others; None if it stays. See `decide_release`."""
+def decide_bulk_release(row: Row, me: Store, to: Store) -> tuple[Head, Head] | None:
+    """Return the row's head before and after its release to store `to`; None if it stays. See `decide_release`."""
     if to is me or row.owner is not me or len(row.payload) > MAX_PAYLOAD_BYTES or row.version.revision >= MAX_REVISION:
         return None
-    return replace(row, version=Version(row.version.term, row.version.revision + 1), owner=to)
+    return row.released(to)
 
 
-def bulk_entry(before: Row, after: Row, served: Iterable[Served]) -> BulkEntry:
+def bulk_entry(before: Head, after: Head, served: Iterable[Served]) -> BulkEntry:
     """Return the entry of a record in the event of a bulk release. `served`: the requests that a release carries."""
     return BulkEntry(after.key, after.version, before.digest, after.digest, tuple(one.name for one in served))
 

@@ -36,7 +36,6 @@ from libs.ownership.model import (
     Row,
     Served,
     Store,
-    bucket_of,
 )
 from libs.ownership.rules import bulk_entry, decide_bulk_release, decide_release, may_change, replaced
 from libs.ownership.terms import adopted_bucket, declined_bucket
@@ -156,22 +155,24 @@ async def release_bulk(tx: Transaction, buckets: Sequence[int], to: Store, after
     if last is None:
         # All of these fit; others may follow.
         last = found[-1].key if len(found) == BULK_ROWS else ""
-    rows = await tx.lock_owned(sorted(keys, key=str.encode)) if keys else ()
-    served = windows_of(await tx.served(effects_of(rows), answers=False))
+    rows = {row.key: row for row in await tx.lock_owned(sorted(keys, key=str.encode))} if keys else {}
+    served = windows_of(await tx.served(effects_of(rows.values()), answers=False))
     released: list[PutHead] = []
     entries: list[BulkEntry] = []
     room = MAX_EVENT_BYTES - RELEASE_ENVELOPE_BYTES
-    for row in sorted(rows, key=lambda one: (bucket_of(one.key), one.key.encode())):
-        after_release = decide_bulk_release(row, tx.store, to)
-        if after_release is None:
+    for key in keys:
+        row = rows.get(key)
+        heads = decide_bulk_release(row, tx.store, to) if row is not None else None
+        if heads is None:
             continue
-        entry = bulk_entry(row, after_release, served.get(row.key, ()))
+        before_release, after_release = heads
+        entry = bulk_entry(before_release, after_release, served.get(key, ()))
         room -= bulk_entry_bytes(entry)
         if room < 0:
             last = entries[-1].key
             break
         entries.append(entry)
-        released.append(PutHead(after_release.head, row.head))
+        released.append(PutHead(after_release, before_release))
     if not entries:
         return BulkReleased(last=last)
     event = event_of_bulk(BulkRelease(to, tuple(entries), tx.clock.now()))

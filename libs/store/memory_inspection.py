@@ -37,6 +37,10 @@ class MemoryInspection:
             size += size_of(record)
         return records, False
 
+    async def keys(self, query: ExportQuery) -> tuple[list[str], bool]:
+        records, more = await self.export(replace(query, keys_only=True))
+        return [record.row.key for record in records], more
+
     async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
         records, more = await self.export(query)
         return [Kept(record.row, record.row.digest) for record in records], more

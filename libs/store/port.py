@@ -377,6 +377,10 @@ class Inspection(Protocol):
         may be more."""
         ...
 
+    async def keys(self, query: ExportQuery) -> tuple[list[str], bool]:
+        """Like `export`, but return the keys only. `keys` is not supported."""
+        ...
+
     async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
         """Like `export`, without served requests. `keys_only` is not supported."""
         ...

@@ -63,6 +63,17 @@ class SqliteInspection:
             records.append(record)
         return records, more
 
+    async def keys(self, query: ExportQuery) -> tuple[list[str], bool]:
+        return await self._completed(query, self._keys)
+
+    def _keys(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[str], bool]:
+        keys: list[str] = []
+        for (key,) in self._found(query, connection, f"SELECT r.key FROM {self.core.layout.table} r"):
+            if len(keys) == query.limit or (until and key.encode() > until.encode()):
+                return keys, True
+            keys.append(key)
+        return keys, bool(until)
+
     async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
         return await self._completed(query, self._kept)
 
@@ -81,7 +92,7 @@ class SqliteInspection:
         rows."""
         page: list[Sequence[Any]] = []
         size = 0
-        found = self._found(query, connection)
+        found = self._found(query, connection, self._select(query))
         for values in found:
             if until and values[0].encode() > until.encode():
                 found.close()
@@ -93,7 +104,9 @@ class SqliteInspection:
             size += len(values[ROW_PAYLOAD])
         return page, bool(until)
 
-    def _found(self, query: ExportQuery, connection: sqlite3.Connection) -> Generator[Sequence[Any], None, None]:
+    def _found(
+        self, query: ExportQuery, connection: sqlite3.Connection, select: str
+    ) -> Generator[Sequence[Any], None, None]:
         """Yield rows, with one statement for each bucket: each walks its own part of the index, and begins only when
         its rows are needed."""
         in_scope = " AND r.bucket = ?" if query.buckets else ""
@@ -105,7 +118,7 @@ class SqliteInspection:
         of_owner = " AND r.owner = ?" if query.owned_only else ""
         owner = (self.core.store.value,) if query.owned_only else ()
         limit = int(query.limit) + 1
-        statement = f"{self._select(query)} WHERE r.key > ?{in_scope}{of_owner} AND {VISIBLE}"
+        statement = f"{select} WHERE r.key > ?{in_scope}{of_owner} AND {VISIBLE}"
         statement += f" ORDER BY r.key LIMIT {limit}"
         after = query.after
         scopes: list[tuple[Value, ...]] = [(bucket,) for bucket in query.buckets]

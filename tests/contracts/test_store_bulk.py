@@ -13,7 +13,7 @@ from libs.ownership.model import Answered, BucketOwner, BulkRelease, Row, bucket
 from libs.ownership.terms import next_term
 from libs.ownership.wire import read_bulk, record_of_event
 from libs.store.limits import OutboxLimits
-from libs.store.port import BulkReleased, StorePorts
+from libs.store.port import BulkReleased, ExportQuery, StorePorts
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import own, put, record_of, row_of, served_of
 
@@ -266,3 +266,20 @@ async def test_a_bulk_release_beyond_the_reserve_releases_nothing(
 
 def test_a_full_release_of_records_without_requests_fits_an_event() -> None:
     assert BULK_ROWS * (MAX_KEY_BYTES + 48) + 256 < MAX_EVENT_BYTES
+
+
+async def test_keys_are_those_of_an_export(store: StorePorts) -> None:
+    await own(store, KEYS)
+    for key in KEYS:
+        await put(store, key, f"r-{key}", "one")
+    await store.transfers.release([KEYS[2]], store.store.other, create=False)
+    buckets = tuple(BUCKETS)
+    for query in (
+        ExportQuery(buckets=buckets),
+        ExportQuery(buckets=buckets, limit=5),
+        ExportQuery(after=KEYS[4], buckets=tuple(one for one in BUCKETS if one >= bucket_of(KEYS[4]))),
+        ExportQuery(buckets=buckets, owned_only=True),
+        ExportQuery(after="sandboxes/04", limit=3),
+    ):
+        records, more = await store.inspection.export(query)
+        assert await store.inspection.keys(query) == ([record.row.key for record in records], more)

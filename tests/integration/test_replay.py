@@ -323,7 +323,7 @@ async def test_a_record_that_is_too_large_to_copy_is_left_out_and_named(controll
 def released(keys: list[str], to: Store = Store.B, revision: int = 2) -> Event:
     before = [replace(record(key, revision - 1).row, owner=to.other) for key in keys]
     after = [replace(row, version=Version(0, revision), owner=to) for row in before]
-    entries = tuple(bulk_entry(row, one, ()) for row, one in zip(before, after, strict=True))
+    entries = tuple(bulk_entry(row.head, one.head, ()) for row, one in zip(before, after, strict=True))
     return Event(keys[0], event_of_bulk(BulkRelease(to, entries, 1.0)))
 
 

@@ -188,7 +188,7 @@ class Rules:
     travels: Callable[[Row, Iterable[Served]], tuple[Served, ...]] = served_by_release
     travels_again: Callable[[Row, Iterable[Served]], tuple[Served, ...]] = served_by_release
     """As `travels`, when a release is answered again."""
-    entry: Callable[[Row, Row, Iterable[Served]], BulkEntry] = rules.bulk_entry
+    entry: Callable[[Head, Head, Iterable[Served]], BulkEntry] = rules.bulk_entry
     take: Callable[[BulkEntry, Head | None, BucketOwner, Store, Collection[bytes]], rules.Take] = rules.decide_take
     apply: Callable[[Record, Row | None, BucketOwner, Store], terms.Verdict] = terms.decide_apply
     stays_known: bool = False
@@ -283,7 +283,7 @@ class Procedures:
         if after is None:
             return None
         served = self.by.travels(before, disk.served)
-        event = make_message(after, served, self.by.entry(before, after, served))
+        event = make_message(after, served, self.by.entry(before.head, after.head, served))
         return Written(disk.but(row=after), event)
 
     def _take(self, disk: Disk, entry: BulkEntry) -> Arrived:

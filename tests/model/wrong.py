@@ -110,7 +110,7 @@ def _lower_belongs_to_bucket(row: Row | None, bucket_owner: BucketOwner) -> Row 
     return replace(row, owner=bucket_owner.owner, version=version, bases=(*row.bases, row.version))
 
 
-def _entry_without_requests(before: Row, after: Row, served: Iterable[Served]) -> BulkEntry:
+def _entry_without_requests(before: Head, after: Head, served: Iterable[Served]) -> BulkEntry:
     return rules.bulk_entry(before, after, ())
 
 

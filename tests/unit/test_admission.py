@@ -174,7 +174,7 @@ async def test_an_own_bulk_release_in_the_log_that_the_store_does_not_know_makes
         await put(rig.store, key, "r1", "w")
     before = [row_of(key, (0, 1), Store.B) for key in ("sandboxes/b", KEY)]
     after = [replace(row, version=Version(0, 2), owner=Store.A) for row in before]
-    entries = tuple(bulk_entry(row, one, ()) for row, one in zip(before, after, strict=True))
+    entries = tuple(bulk_entry(row.head, one.head, ()) for row, one in zip(before, after, strict=True))
     event = event_of_bulk(BulkRelease(Store.A, entries, 1.0))
     headers = HeaderWriter("B", "baton.bulk-release.v1").write("sandboxes/b", (0, 2), 1.0)
     await rig.log.append([Event("sandboxes/b", event, headers)])

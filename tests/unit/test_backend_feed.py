@@ -498,7 +498,7 @@ def released_in_bulk(*made_ids: str, origin: Store = Store.A, served: bool = Fal
     rows = [record(made_id, origin=origin).row for made_id in made_ids]
     after = [replace(row, version=Version(0, 2), owner=origin.other) for row in rows]
     requests = (Served("ann", "r1", b"h", Version(0, 1), b""),) if served else ()
-    entries = tuple(bulk_entry(row, one, requests) for row, one in zip(rows, after, strict=True))
+    entries = tuple(bulk_entry(row.head, one.head, requests) for row, one in zip(rows, after, strict=True))
     return Event(rows[0].key, event_of_bulk(BulkRelease(origin.other, entries, 1.0)))
 
 

@@ -90,6 +90,15 @@ class PostgresInspection:
             size += size_of(record)
         return records, more
 
+    async def keys(self, query: ExportQuery) -> tuple[list[str], bool]:
+        statement, arguments = _keys(query, self._context.me.value)
+
+        async def work(connection: Connection) -> list[str]:
+            return [row["key"] for row in await connection.fetch(statement, *arguments)]
+
+        found = await self._context.control.run(work)
+        return found[: query.limit], len(found) > query.limit
+
     async def rows(self, query: ExportQuery) -> tuple[list[Kept], bool]:
         columns_of = self._context.columns_of
 
@@ -166,8 +175,32 @@ async def _fetch_all(connection: Connection, statement: str, *arguments: object)
         return list(await connection.fetch(statement, *arguments, timeout=_ALL_ROWS_SECONDS + 1))
 
 
+def _keys(query: ExportQuery, me: str) -> tuple[str, list[object]]:
+    """Build the query of keys. It reads one beyond the limit."""
+    conditions, order, arguments = _selection(query, me)
+    return f"SELECT r.key FROM record r WHERE {conditions} ORDER BY {order} LIMIT $2", arguments
+
+
 def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
     """Build the query. It reads one row beyond the limit, to detect that there are more, and bounds the payloads."""
+    conditions, order, arguments = _selection(query, me)
+    columns = f"{ROW}, r.digest, r.state, r.account, r.labels::text AS labels, r.lease"
+    rows = f"SELECT * FROM record r WHERE {conditions} ORDER BY {order} LIMIT $2"
+    if query.keys_only:
+        columns = columns.replace("r.payload", "''::bytea AS payload")
+        return f"SELECT {columns}, count(*) OVER () AS total FROM ({rows}) r ORDER BY {order}", arguments
+    arguments.append(PULL_BYTES)
+    earlier = f"ORDER BY {order} ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW"
+    before = f"coalesce(sum(octet_length(r.payload)) OVER ({earlier}), 0)"
+    return (
+        f"SELECT {columns}, r.total FROM (SELECT r.*, {before} AS before, count(*) OVER () AS total"
+        f" FROM ({rows}) r) r WHERE r.before < ${len(arguments)} ORDER BY {order}",
+        arguments,
+    )
+
+
+def _selection(query: ExportQuery, me: str) -> tuple[str, str, list[object]]:
+    """Return the condition of the rows, their order, and the parameters of both. $2 is one more than the limit."""
     conditions, order = ["r.key > $1"], "r.key"
     arguments: list[object] = [query.after, query.limit + 1]
     if query.buckets:
@@ -186,16 +219,4 @@ def _export(query: ExportQuery, me: str) -> tuple[str, list[object]]:
     if query.owned_only:
         arguments.append(me)
         conditions.append(f"r.owner = ${len(arguments)}")
-    columns = f"{ROW}, r.digest, r.state, r.account, r.labels::text AS labels, r.lease"
-    rows = f"SELECT * FROM record r WHERE {' AND '.join([*conditions, VISIBLE])} ORDER BY {order} LIMIT $2"
-    if query.keys_only:
-        columns = columns.replace("r.payload", "''::bytea AS payload")
-        return f"SELECT {columns}, count(*) OVER () AS total FROM ({rows}) r ORDER BY {order}", arguments
-    arguments.append(PULL_BYTES)
-    earlier = f"ORDER BY {order} ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW"
-    before = f"coalesce(sum(octet_length(r.payload)) OVER ({earlier}), 0)"
-    return (
-        f"SELECT {columns}, r.total FROM (SELECT r.*, {before} AS before, count(*) OVER () AS total"
-        f" FROM ({rows}) r) r WHERE r.before < ${len(arguments)} ORDER BY {order}",
-        arguments,
-    )
+    return " AND ".join([*conditions, VISIBLE]), order, arguments

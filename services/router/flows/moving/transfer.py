@@ -27,6 +27,9 @@ ATTEMPTS = 4
 PAGE = 500
 """Keys per page of a list or a read."""
 
+KEYS = 1000
+"""Keys per page of a list of keys alone."""
+
 Result = pb.ReleaseRecordsResponse.Result
 RELEASED = pb.ReleaseRecordsResponse.OUTCOME_RELEASED
 ABSENT = pb.ReleaseRecordsResponse.OUTCOME_ABSENT
@@ -138,7 +141,12 @@ class Transfer:
         client, left, last, more = self._stores[store], sorted(buckets), "", bool(buckets)
         while more:
             request = pb.ExportRecordsRequest(
-                after=last, limit=PAGE, buckets=left, owned_only=owned_only, keys_only=True, names_only=names_only
+                after=last,
+                limit=KEYS if names_only else PAGE,
+                buckets=left,
+                owned_only=owned_only,
+                keys_only=True,
+                names_only=names_only,
             )
             page: pb.ExportRecordsResponse = await _ask(client, client.replication.ExportRecords, request, BULK_SECONDS)
             yield page
