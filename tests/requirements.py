@@ -821,7 +821,29 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "traffic.cohorts": Requirement("Named records or accounts go first or stay last, sticky, journaled"),
     "move.bulk": Requirement(
         "Many records change owner in chunks without their payloads crossing the log, with the guarantees of "
-        "the single handoff"
+        "the single handoff",
+        _in(
+            "integration/test_bulk_moves.py",
+            "records_whose_target_has_followed_move_in_bulk",
+            "records_whose_target_has_not_followed_are_fetched_whole",
+            "a_release_whose_answer_was_lost_gets_home_by_the_log",
+            "records_that_no_store_owns_are_brought_home_without_the_log",
+            "a_store_that_does_not_know_bulk_releases_gets_its_records_whole",
+        )
+        + _in(
+            "contracts/test_store_bulk.py",
+            "many_records_move_in_one_event_without_payloads",
+            "a_store_that_lacks_something_does_not_take_the_record",
+            "a_retry_at_the_new_owner_has_no_second_effect",
+            "a_full_outbox_still_takes_a_bulk_release_in_its_reserve",
+        )
+        + _in(
+            _MODEL,
+            "a_request_has_two_effects_if_an_entry_of_a_bulk_release_does_not_name_its_requests",
+            "a_write_is_lost_if_an_entry_of_a_bulk_release_is_taken_on_an_older_row",
+            "a_record_stays_without_an_owner_if_an_entry_that_could_not_be_taken_is_dropped",
+            "a_request_has_two_effects_if_an_entry_of_a_bulk_release_is_taken_under_a_higher_term",
+        ),
     ),
     "trust.identity": Requirement(
         "Callers are authenticated (JWT, mTLS, tokens); a refusal has a reason and shows nothing more",

@@ -8,7 +8,7 @@ import pytest
 
 from libs.errors import InvalidField
 from libs.ownership.errors import NotOwner, RecordTooLarge, RequestIdReused
-from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES
+from libs.ownership.limits import MAX_ANSWER_BYTES, MAX_PAYLOAD_BYTES, MAX_REVISION
 from libs.ownership.model import (
     NEVER,
     Answered,
@@ -27,7 +27,11 @@ from libs.ownership.rules import (
     Change,
     Release,
     Resource,
+    Take,
+    bulk_entry,
+    decide_bulk_release,
     decide_release,
+    decide_take,
     decide_write,
     is_newer,
     may_change,
@@ -307,3 +311,45 @@ def test_a_call_of_which_too_much_would_have_to_be_remembered_is_refused(
     with pytest.raises(InvalidField) as refused:
         Call(key, principal, request_id, b"h" * 16)
     assert refused.value.field == field
+
+
+def test_a_bulk_release_is_of_own_records_that_can_leave() -> None:
+    row = Row("k", Version(0, 4), Store.A, Version(0, 3), True, b"w", 1)
+    heads = decide_bulk_release(row, Store.A, Store.B)
+    released = replace(row, version=Version(0, 5), owner=Store.B)
+    assert heads == (row.head, released.head)
+    large = replace(row, payload=b"x" * (MAX_PAYLOAD_BYTES + 1))
+    exhausted = replace(row, version=Version(0, MAX_REVISION))
+    for one in (replace(row, owner=Store.B), large, exhausted):
+        assert decide_bulk_release(one, Store.A, Store.B) is None
+    assert decide_bulk_release(row, Store.A, Store.A) is None
+
+
+def test_an_entry_is_taken_on_exactly_the_row_that_was_released() -> None:
+    row = Row("k", Version(2, 4), Store.A, Version(2, 3), True, b"w", 1)
+    served = Served("ann", "r1", b"h", Version(2, 3), None)
+    entry = bulk_entry(*row.released(Store.B), (served,))
+    bucket = BucketOwner(0, 2, 1, Store.B)
+    known = {served.name}
+    assert decide_take(entry, row.head, bucket, Store.B, known) is Take.TAKE
+    assert decide_take(entry, row.head, bucket, Store.B, ()) is Take.FETCH
+    assert decide_take(entry, None, bucket, Store.B, known) is Take.FETCH
+    assert decide_take(entry, replace(row, payload=b"v").head, bucket, Store.B, known) is Take.FETCH
+    for version in (Version(2, 3), Version(1, 4)):
+        assert decide_take(entry, replace(row, version=version).head, bucket, Store.B, known) is Take.FETCH
+    for version in (Version(2, 5), Version(3, 1)):
+        assert decide_take(entry, replace(row, version=version).head, bucket, Store.B, known) is Take.OLD
+    assert decide_take(entry, row.head, replace(bucket, term=3), Store.B, known) is Take.OLD
+    assert decide_take(entry, row.head, replace(bucket, term=1), Store.B, known) is Take.FETCH
+
+
+def test_the_name_of_a_request_depends_on_all_that_a_retry_needs() -> None:
+    served = Served("ann", "r1", b"h", Version(0, 3), b"answer")
+    others = (
+        replace(served, principal="bob"),
+        replace(served, request_id="r2"),
+        replace(served, request_hash=b"i"),
+        replace(served, version=Version(0, 4)),
+    )
+    assert replace(served, answer=None).name == served.name
+    assert len({one.name for one in (served, *others)}) == 5
