@@ -30,9 +30,9 @@ ownership changes no row. The others are safe for the reasons given below; docs/
 Triggers in each database are the last guard: an update must raise the row's version, and a transaction must announce
 each removal.
 
-`Transaction.put`, and `put_heads` for a change that keeps the payload, updates a row if its owner and version are those that the decision was based on, and inserts a row if
+`Transaction.put` updates a row if its owner and version are those that the decision was based on, and inserts a row if
 its bucket is in the row's term. For a write or a release, this store must also own the row, or the bucket if there is
-no row, and must not be fenced:
+no row, and must not be fenced. `put_heads` does the same for a change that keeps the payload:
 
     memory_transaction  put
     sqlite_schema       insert, update, update_envelope
