@@ -154,6 +154,7 @@ class DirectCalls:
         self._began_at = clock.monotonic()
         self._lateness = Lateness()
         self._cells: dict[tuple[str, bool], _Cell] = {}
+        self._reports = 0
         self.routes = Routes(clock)
         self.passed_on = 0
         """Direct calls that went on to a router."""
@@ -210,8 +211,14 @@ class DirectCalls:
             )
             for (operation, is_read), cell in self._cells.items()
         ]
-        uptime = self._clock.monotonic() - self._began_at
-        return pb.SyncDirectCallsResponse(process=process, uptime_seconds=uptime, calls=calls, passed_on=self.passed_on)
+        self._reports += 1
+        return pb.SyncDirectCallsResponse(
+            process=process,
+            uptime_seconds=self._clock.monotonic() - self._began_at,
+            calls=calls,
+            passed_on=self.passed_on,
+            number=self._reports,
+        )
 
 
 class DirectMethods:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -255,6 +255,7 @@ def _add_measured(answer: pb.GetStatusResponse, measurement: Measurement) -> Non
             faults=gated.faults,
             calls_per_second=side.calls_per_second,
             p99_seconds=side.p99_seconds,
+            direct_calls_per_second=side.direct_calls_per_second,
         )
 
 
@@ -268,6 +269,12 @@ def add_clients(answer: pb.GetStatusResponse, views: StoreViews, at_routers: Seq
         client = answer.clients.add().client
         client.name, client.schema_version, client.calls = seen.name, seen.schema_version, seen.calls
         client.idle_seconds = seen.idle_seconds
+
+
+def add_passed_on(answer: pb.GetStatusResponse, passed_on: Mapping[Store, int]) -> None:
+    """Add the direct calls that the stores have passed on to routers."""
+    for store in answer.stores:
+        store.passed_on = passed_on[STORES[store.store]]
 
 
 def add_phase(answer: pb.GetStatusResponse, entry: JournalEntry | None) -> None:

@@ -352,7 +352,10 @@ def _lag(store: View) -> str:
 
 def _rate(view: View, name: str) -> str:
     measured = view["measured"].get(name)
-    return "?" if measured is None else f"{measured['calls_per_second']:.1f}/s"
+    if measured is None:
+        return "?"
+    direct = measured["direct_calls_per_second"]
+    return f"{measured['calls_per_second']:.1f}/s" + (f", {direct:.1f}/s direct" if direct else "")
 
 
 def _p99(view: View, name: str) -> str:

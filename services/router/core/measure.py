@@ -81,6 +81,7 @@ class Parity(NamedTuple):
     """One operation at both stores, over the minutes in which both served it."""
 
     operation: str
+    """With " (direct)" for calls that did not come through a router: their latencies lack a hop."""
     is_read: bool
     a: Histogram
     b: Histogram
@@ -124,6 +125,8 @@ class Meter:
         self._seconds: deque[dict[Store, _Second]] = deque(maxlen=SECONDS)
         self._lateness = {store: Lateness() for store in Store}
         self._minute: _Minute = {}
+        self.answered: Counter[Store] = Counter()
+        """Reported calls without a fault, since the start."""
         self._minutes: deque[_Minute] = deque([self._minute], maxlen=MINUTES)
 
     def add(self, store: Store, operation: str, is_read: bool, seconds: float | None, fault: bool, now: float) -> None:
@@ -167,6 +170,7 @@ class Meter:
             self._roll(now)
         second = self._second[store]
         cell = self._minute.setdefault((store, operation, is_read), _Cell())
+        self.answered[store] += counts.calls - counts.faults
         for counted in (second, cell):
             counted.calls += counts.calls
             counted.faults += counts.faults

@@ -11,6 +11,7 @@ FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
     steering.automatic_rollback,
     steering.canary_auto,
     steering.direct_clients,
+    steering.direct_traffic,
     steering.doctor,
     steering.flags,
     steering.identity,

@@ -19,6 +19,7 @@ from services.router.api.control import PhaseMethods, control_service
 from services.router.api.jobs import JobMethods
 from services.router.api.status import MoverView, StatusMethods
 from services.router.core.gates import Evidence
+from services.router.core.measure import Meter
 from services.router.core.phase import Setting
 from services.router.features.connections import Connections
 from services.router.flows.calls.shadow import Shadow
@@ -78,6 +79,8 @@ class SharedFlows:
     """Address of the public listener once it serves."""
     own_metadata: tuple[tuple[str, str], ...] = ()
     """Metadata of the router's own calls of its public listener."""
+    direct_meter: Meter = field(default_factory=Meter)
+    """Measurements of the direct calls that the stores report."""
     direct: DirectRoutes = field(init=False)
     """Its loop runs if the router has an xDS listener."""
     migration: Migration = field(init=False)
@@ -99,7 +102,9 @@ class SharedFlows:
             lambda: old_clients(self.clients, self.clock),
             self._identity,
         )
-        self.measurement = Measurement(control_store, self.traffic.meter, self.name, self.clock, sources)
+        self.measurement = Measurement(
+            control_store, self.traffic.meter, self.name, self.clock, sources, self.direct_meter
+        )
         self.jobs = Jobs(
             control_store,
             (),

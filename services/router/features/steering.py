@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.process import certificate_of
+from libs.store.concurrency import Notifier
 from services.router.api.control import DoctorMethods
 from services.router.api.flags import FlagMethods, flags_of
 from services.router.api.identity import IdentityMethods
@@ -13,7 +14,7 @@ from services.router.api.messages import PHASE_NUMBERS
 from services.router.api.probe import ProbeMethods
 from services.router.api.rehearsal import RehearsalMethods, add_rehearsal, add_walk
 from services.router.api.shadow import ShadowMethods
-from services.router.api.status import add_automatic_rollback, add_phase
+from services.router.api.status import add_automatic_rollback, add_passed_on, add_phase
 from services.router.core.phase import Phase
 from services.router.features import operators
 from services.router.features.shared import Feature, SharedFlows
@@ -23,6 +24,7 @@ from services.router.flows.jobs.rehearsal import DEFAULT_DELAYS, PropagationDela
 from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.clients import ClientWatch
 from services.router.flows.steering.diagnose import Credentials, Doctor
+from services.router.flows.steering.direct_traffic import DirectTraffic
 from services.router.flows.steering.identity import IdentityChange
 from services.router.flows.steering.measure import EvidenceMetrics, answered_by_b
 from services.router.flows.steering.phase_since import PhaseSince
@@ -75,6 +77,21 @@ def direct_clients(flows: SharedFlows) -> Feature:
     """Record the clients that still call A directly."""
     watch = ClientWatch(flows.observer, flows.connections.control_store, flows.clock)
     return Feature(loops=[watch.loop], evidence=watch.evidence)
+
+
+def direct_traffic(flows: SharedFlows) -> Feature:
+    """Exchange routes and counts of direct calls with the stores."""
+    cache, settings = flows.cache, flows.settings
+    traffic = DirectTraffic(
+        flows.connections.stores,
+        flows.direct_meter,
+        flows.clock,
+        flows.name,
+        lambda: None,
+        lambda: cache.current.phase in settings.logged_phases,
+        Notifier(),
+    )
+    return Feature(loops=traffic.loops, status=lambda answer: add_passed_on(answer, traffic.passed_on))
 
 
 def doctor(flows: SharedFlows) -> Feature:

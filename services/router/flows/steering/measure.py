@@ -31,7 +31,7 @@ from services.router.core.readings import METRICS, Metric
 from services.router.core.thresholds import Limits
 from services.router.core.throttle import Load
 from services.router.core.write_ledger import LedgerCounts
-from services.router.flows.steering.report import MOST_CLIENTS, Identity, Measured, OldClient
+from services.router.flows.steering.report import MOST_CLIENTS, DirectCalls, Identity, Measured, OldClient
 from services.router.flows.traffic import Answered, Totals
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ class Side(NamedTuple):
     calls_per_second: float
     p99_seconds: float | None
     """None if no call was answered."""
+    direct_calls_per_second: float = 0.0
+    """Those among the calls that clients sent to the store directly."""
 
 
 class Measurement:
@@ -88,12 +90,15 @@ class Measurement:
         router: str,
         clock: Clock,
         sources: Sources = Sources(),
+        direct: Meter | None = None,
     ) -> None:
+        """`meter`: of this router's calls to the stores. `direct`: of the direct calls that the stores report."""
         self._reports = reports
         self._meter = meter
         self._router = router
         self._clock = clock
         self._sources = sources
+        self._direct_meter = direct or Meter()
         self._number = secrets.randbits(48)
         self._others: dict[str, _Other] = {}
         self._exchanged_at: float | None = None
@@ -126,6 +131,7 @@ class Measurement:
             tuple(self._sources.clients())[:MOST_CLIENTS],
             self._sources.identity(),
             SETTING_FIELDS,
+            self._my_direct(now) or None,
         )
 
     async def exchange(self) -> None:
@@ -142,7 +148,7 @@ class Measurement:
         now = self._clock.monotonic()
         sums: list[tuple[list[Counts], list[Counts]]] = []
 
-        def add(measured: Measured, age: int) -> None:
+        def add(measured: Measured | DirectCalls, age: int) -> None:
             for second, (a, b) in enumerate(measured.seconds[: SECONDS - age], age):
                 while len(sums) <= second:
                     sums.append(([], []))
@@ -153,16 +159,23 @@ class Measurement:
         for other in self._others.values():
             if other.measured is not None and now - other.seen_at < SECONDS:
                 add(other.measured, round(now - other.seen_at))
+        if (direct := self._direct()) is not None:
+            add(direct[1], round(direct[2]))
         return tuple((total(a), total(b)) for a, b in sums)
 
     def recent(self, store: Store) -> Counts:
         """Return calls and faults of the last minutes."""
-        return total(measured.recent[store] for measured in self._all())
+        return total(measured.recent[store] for measured in self._everything())
 
     def answered(self) -> dict[str, Answered]:
         """Return the counts for jobs by live router."""
         others = {name: measured.answered for name, measured in self._fresh_others()}
         return {self._router: self._sources.answered(), **others}
+
+    def direct_answered_by_b(self) -> tuple[str, int] | None:
+        """Return the direct calls that B has answered, and the router that has read them; None without direct calls."""
+        direct = self._direct()
+        return None if direct is None else (direct[0], direct[1].answered_by_b)
 
     def load(self, lag_seconds: float | None) -> Load:
         """Return the load of live traffic: the latency of the slowest router, and the faults of all routers.
@@ -170,7 +183,8 @@ class Measurement:
         The caller supplies the lag.
         """
         counts = total(part for second in self.seconds()[:LOAD_SECONDS] for part in second)
-        latencies = [measured.latency_seconds for measured in self._all() if measured.latency_seconds is not None]
+        measured = self._everything()
+        latencies = [one.latency_seconds for one in measured if one.latency_seconds is not None]
         return Load(lag_seconds, max(latencies, default=None), counts.calls, counts.faults)
 
     def side(self, store: Store) -> Side:
@@ -178,9 +192,12 @@ class Measurement:
         index = 0 if store is Store.A else 1
         counts = total(second[index] for second in self.seconds()[:LOAD_SECONDS])
         latencies: Histogram = Counter()
-        for measured in self._all():
+        for measured in self._everything():
             latencies.update(measured.latencies.get(store, {}))
-        return Side(counts.calls / LOAD_SECONDS, quantile(latencies, P99))
+        direct = self._direct()
+        seconds = direct[1].seconds[:LOAD_SECONDS] if direct is not None else ()
+        directly = total(second[index] for second in seconds)
+        return Side(counts.calls / LOAD_SECONDS, quantile(latencies, P99), directly.calls / LOAD_SECONDS)
 
     def totals(self) -> Totals:
         """Return the sum over live routers."""
@@ -231,7 +248,7 @@ class Measurement:
         return replace(
             evidence,
             b_calls=self.recent(Store.B),
-            latencies=merged(parity for measured in everybody for parity in measured.parities),
+            latencies=merged(parity for measured in self._everything() for parity in measured.parities),
             shadow=shadow if shadow.compared else None,
             ledger=self.ledger(),
         )
@@ -239,6 +256,31 @@ class Measurement:
     def _all(self) -> list[Measured]:
         """Return the reports of live routers, this one included."""
         return [self.mine(), *(measured for _, measured in self._fresh_others())]
+
+    def _everything(self) -> list[Measured | DirectCalls]:
+        """Return the calls through live routers, and the direct ones."""
+        direct = self._direct()
+        return [*self._all(), *((direct[1],) if direct is not None else ())]
+
+    def _my_direct(self, now: float) -> DirectCalls:
+        meter = self._direct_meter
+        return DirectCalls(
+            meter.seconds(now),
+            {store: meter.recent(store, now) for store in Store},
+            tuple(one._replace(operation=f"{one.operation} (direct)") for one in meter.parities(now)),
+            meter.latency(now, LOAD_SECONDS),
+            {store: meter.latencies(store, now, LOAD_SECONDS) for store in Store},
+            meter.answered[Store.B],
+        )
+
+    def _direct(self) -> tuple[str, DirectCalls, float] | None:
+        """Return the direct calls as the router has seen them that has seen the most, its name and the age of its
+        report. Each router reads the calls of all processes of both stores, so a sum would count them repeatedly."""
+        now = self._clock.monotonic()
+        found = [(name, one.direct, now - self._others[name].seen_at) for name, one in self._fresh_others()]
+        seen = [(self._router, self._my_direct(now), 0.0), *((n, calls, age) for n, calls, age in found if calls)]
+        best = max(seen, key=lambda one: (one[1].weight, one[0]))
+        return best if best[1] else None
 
     def _fresh_others(self) -> list[tuple[str, Measured]]:
         now = self._clock.monotonic()
@@ -273,8 +315,12 @@ class Measurement:
 
 
 def answered_by_b(measurement: Measurement) -> dict[str, int]:
-    """Return the client calls that B has answered, by router."""
-    return {router: answered.by_b for router, answered in measurement.answered().items()}
+    """Return the client calls that B has answered, by router; the direct ones under a name of their own."""
+    found = {router: answered.by_b for router, answered in measurement.answered().items()}
+    if (direct := measurement.direct_answered_by_b()) is not None:
+        # The count of another router begins elsewhere, so it is another name.
+        found[f"direct calls, read by {direct[0]}"] = direct[1]
+    return found
 
 
 _SAME_SECONDS = 0.2

@@ -48,6 +48,28 @@ class Identity(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class DirectCalls:
+    """The calls that clients sent to the stores directly, as one router has read them from the stores' processes."""
+
+    seconds: tuple[tuple[Counts, Counts], ...]
+    recent: Mapping[Store, Counts]
+    parities: tuple[Parity, ...]
+    latency_seconds: float | None
+    latencies: Mapping[Store, Histogram]
+    answered_by_b: int
+    """Calls that B has answered, since the router started."""
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return any(counts.calls for counts in self.recent.values()) or bool(self.parities)
+
+    @property
+    def weight(self) -> int:
+        """Number of the latest calls: the router that has seen the most of them knows the most."""
+        return sum(counts.calls for counts in (*self.recent.values(), *(one for two in self.seconds for one in two)))
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """The report of one router."""
 
@@ -72,24 +94,23 @@ class Measured:
     """None from an earlier release."""
     setting_fields: frozenset[str] = frozenset()
     """Fields of the setting that the router knows; empty from an earlier release."""
+    direct: DirectCalls | None = None
+    """None without direct calls."""
 
     def to_json(self) -> str:
         return json.dumps(
             {
-                "seconds": [[*a, *b] for a, b in self.seconds],
-                "recent": {store.value: counts for store, counts in self.recent.items()},
-                "parities": [[p.operation, p.is_read, dict(p.a), dict(p.b)] for p in self.parities],
+                **_to_fields(self),
                 "shadow_run": self.shadow_run,
                 "shadow": self.shadow,
                 "answered": self.answered,
                 "ledger": self.ledger,
-                "latency_seconds": self.latency_seconds,
-                "latencies": {store.value: dict(counts) for store, counts in self.latencies.items()},
                 "totals": self.totals,
                 "generation": self.generation,
                 "clients": self.clients,
                 "identity": self.identity,
                 "setting_fields": sorted(self.setting_fields),
+                "direct": self.direct and {**_to_fields(self.direct), "answered_by_b": self.direct.answered_by_b},
             },
             separators=(",", ":"),
         )
@@ -100,25 +121,42 @@ class Measured:
         try:
             fields = json.loads(text)
             return cls(
-                seconds=tuple((Counts(*row[:3]), Counts(*row[3:])) for row in fields["seconds"]),
-                recent={store: Counts(*fields["recent"][store.value]) for store in Store},
-                parities=tuple(
-                    Parity(name, read, _histogram(a), _histogram(b)) for name, read, a, b in fields["parities"]
-                ),
+                **_from_fields(fields),
                 shadow_run=fields["shadow_run"],
                 shadow=ShadowCounts(*fields["shadow"]),
                 answered=Answered(*fields["answered"]),
                 ledger=LedgerCounts(*fields.get("ledger", ())),
-                latency_seconds=fields.get("latency_seconds"),
-                latencies={Store(store): _histogram(counts) for store, counts in fields.get("latencies", {}).items()},
                 totals=_totals(fields.get("totals", ())),
                 generation=fields.get("generation", 0),
                 clients=tuple(OldClient(*client) for client in fields.get("clients", ())),
                 identity=Identity(*known) if (known := fields.get("identity")) else None,
                 setting_fields=frozenset(fields.get("setting_fields", ())),
+                direct=DirectCalls(**_from_fields(direct), answered_by_b=direct["answered_by_b"])
+                if (direct := fields.get("direct"))
+                else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a router's measurements: {error!r}") from error
+
+
+def _to_fields(found: Measured | DirectCalls) -> dict[str, Any]:
+    return {
+        "seconds": [[*a, *b] for a, b in found.seconds],
+        "recent": {store.value: counts for store, counts in found.recent.items()},
+        "parities": [[p.operation, p.is_read, dict(p.a), dict(p.b)] for p in found.parities],
+        "latency_seconds": found.latency_seconds,
+        "latencies": {store.value: dict(counts) for store, counts in found.latencies.items()},
+    }
+
+
+def _from_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "seconds": tuple((Counts(*row[:3]), Counts(*row[3:])) for row in fields["seconds"]),
+        "recent": {store: Counts(*fields["recent"][store.value]) for store in Store},
+        "parities": tuple(Parity(name, read, _histogram(a), _histogram(b)) for name, read, a, b in fields["parities"]),
+        "latency_seconds": fields.get("latency_seconds"),
+        "latencies": {Store(store): _histogram(counts) for store, counts in fields.get("latencies", {}).items()},
+    }
 
 
 def _histogram(fields: Mapping[str, Any]) -> Counter[int]:

@@ -796,6 +796,7 @@ class StoreStatus(_message.Message):
     PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
     PUBLIC_AUTH_OPTIONAL_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    PASSED_ON_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     reachable: _builtins.bool
     serving: _builtins.bool
@@ -834,6 +835,8 @@ class StoreStatus(_message.Message):
     """Setting public_auth of the store's process that answered: none, jwt, mtls or tokens. Empty if it is not set."""
     public_auth_optional: _builtins.bool
     """Setting public_auth_optional of that process: callers without credentials are served as "anonymous"."""
+    passed_on: _builtins.int
+    """Direct calls that the store's processes have passed on to routers since this router has known them."""
     @_builtins.property
     def certificate(self) -> _telemetry_pb2.Certificate:
         """TLS files of the store's process that answered. Absent without TLS."""
@@ -869,10 +872,11 @@ class StoreStatus(_message.Message):
         public_auth: _builtins.str = ...,
         public_auth_optional: _builtins.bool = ...,
         certificate: _telemetry_pb2.Certificate | None = ...,
+        passed_on: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "certificate", b"certificate", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "records", b"records", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "certificate", b"certificate", "event_auth", b"event_auth", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "certificate", b"certificate", "event_auth", b"event_auth", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "passed_on", b"passed_on", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lag_events: _TypeAlias = _typing.Literal["lag_events"]  # noqa: Y015
     _WhichOneofArgType__lag_events: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events"]  # noqa: Y015
@@ -1298,6 +1302,7 @@ class MeasuredCalls(_message.Message):
     FAULTS_FIELD_NUMBER: _builtins.int
     CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
     P99_SECONDS_FIELD_NUMBER: _builtins.int
+    DIRECT_CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     recent_calls: _builtins.int
     """Calls of the last 30 seconds, for automatic rollback."""
@@ -1308,6 +1313,8 @@ class MeasuredCalls(_message.Message):
     calls_per_second: _builtins.float
     """Rate and latency over the last 10 seconds. The latency is absent if no call was answered in that time."""
     p99_seconds: _builtins.float
+    direct_calls_per_second: _builtins.float
+    """Part of `calls_per_second` that clients sent to the store directly, as its processes report."""
     def __init__(
         self,
         *,
@@ -1318,10 +1325,11 @@ class MeasuredCalls(_message.Message):
         faults: _builtins.int = ...,
         calls_per_second: _builtins.float = ...,
         p99_seconds: _builtins.float | None = ...,
+        direct_calls_per_second: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_p99_seconds", b"_p99_seconds", "p99_seconds", b"p99_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p99_seconds", b"_p99_seconds", "calls", b"calls", "calls_per_second", b"calls_per_second", "faults", b"faults", "p99_seconds", b"p99_seconds", "recent_calls", b"recent_calls", "recent_faults", b"recent_faults", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p99_seconds", b"_p99_seconds", "calls", b"calls", "calls_per_second", b"calls_per_second", "direct_calls_per_second", b"direct_calls_per_second", "faults", b"faults", "p99_seconds", b"p99_seconds", "recent_calls", b"recent_calls", "recent_faults", b"recent_faults", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__p99_seconds: _TypeAlias = _typing.Literal["p99_seconds"]  # noqa: Y015
     _WhichOneofArgType__p99_seconds: _TypeAlias = _typing.Literal["_p99_seconds", b"_p99_seconds"]  # noqa: Y015

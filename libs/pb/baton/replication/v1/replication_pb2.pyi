@@ -306,11 +306,14 @@ class SyncDirectCallsResponse(_message.Message):
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
     PASSED_ON_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     process: _builtins.str
     """Id of the process that answers, new with each start."""
     uptime_seconds: _builtins.float
     passed_on: _builtins.int
     """Direct calls since the start that went on to a router."""
+    number: _builtins.int
+    """Number of this answer, rising from 1 on: answers may overtake each other."""
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___DirectCalls]:
         """Direct calls that the process has answered as owner, or failed to, since its start."""
@@ -322,10 +325,11 @@ class SyncDirectCallsResponse(_message.Message):
         uptime_seconds: _builtins.float = ...,
         calls: _abc.Iterable[Global___DirectCalls] | None = ...,
         passed_on: _builtins.int = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "passed_on", b"passed_on", "process", b"process", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "number", b"number", "passed_on", b"passed_on", "process", b"process", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
