@@ -214,6 +214,23 @@ async def test_an_answer_that_was_overtaken_counts_nothing(monkeypatch: pytest.M
     assert router.meter.recent(A, router.clock.monotonic()) == Counts(5)
 
 
+async def test_a_process_that_the_first_questions_did_not_reach_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Client calls take turns on the same channel."""
+    monkeypatch.setattr(rpb, "SyncDirectCalls", None, raising=False)
+    store = Prepared()
+    router = Router("r-1", store)  # type: ignore[arg-type]
+    store.say("one", 1, 0)
+    await router.seen()
+    store.say("two", 1, 0)
+    store.say("one", 2, 0)
+    store.say("one", 3, 0)
+    await router.seen()
+    for process, number in (("one", 4), ("one", 5), ("one", 6), ("two", 2), ("one", 7)):
+        store.say(process, number, 5 if process == "two" else 0)
+    assert await router.seen() == Counts(5)
+    assert store.answers == []
+
+
 async def test_all_processes_of_a_store_are_asked_also_while_client_calls_take_turns() -> None:
     async with running_store() as one, running_store() as two, with_store(one, two) as client:
         for at in (one, two):
