@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.process import certificate_of
-from libs.store.concurrency import Notifier
 from services.router.api.control import DoctorMethods
 from services.router.api.flags import FlagMethods, flags_of
 from services.router.api.identity import IdentityMethods
@@ -87,9 +86,9 @@ def direct_traffic(flows: SharedFlows) -> Feature:
         flows.direct_meter,
         flows.clock,
         flows.name,
-        lambda: None,
+        lambda: flows.direct.current if settings.xds else None,
         lambda: cache.current.phase in settings.logged_phases,
-        Notifier(),
+        flows.direct.changes,
     )
     return Feature(loops=traffic.loops, status=lambda answer: add_passed_on(answer, traffic.passed_on))
 
