@@ -627,6 +627,25 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_cancel_from_outside_wins_over_the_limit",
         ),
     ),
+    "routers.workers": Requirement(
+        "Several routers serve the same ports of one machine; a kill of one loses nothing, and it comes back",
+        _in(
+            "integration/test_router_workers.py",
+            "two_workers_serve_one_port_and_a_kill_loses_nothing",
+            "a_supervisor_ends_with_all_its_workers",
+        )
+        + _in(
+            "unit/test_router_workers.py",
+            "a_worker_that_is_killed_is_started_again_alone",
+            "the_pause_before_a_start_doubles_up_to_a_limit",
+            "all_workers_drain_when_the_supervisor_is_stopped",
+            "a_worker_that_does_not_end_in_time_is_killed",
+            "a_worker_that_cannot_start_ends_all",
+            "workers_share_their_addresses_and_have_names_and_metrics_of_their_own",
+            "a_port_of_another_program_is_not_shared",
+            "workers_need_databases_that_processes_share",
+        ),
+    ),
     "deprecate.clients": Requirement(
         "Clients of the old endpoint are counted, named and warned, and A waits for the last of them",
         _in(

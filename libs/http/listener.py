@@ -52,6 +52,8 @@ class HttpConfig:
     """None: without TLS."""
     host_share: float = 1.0
     """Share of the connections that one host may have."""
+    share_port: bool = False
+    """Other processes may listen on the same address."""
 
     @property
     def backlog(self) -> int:
@@ -127,6 +129,7 @@ class HttpListener:
                 host.strip("[]") or None,
                 int(port),
                 backlog=self._config.backlog,
+                reuse_port=self._config.share_port,
                 family=socket.AF_INET6 if host.startswith("[") else socket.AF_UNSPEC,
             )
         except OSError as error:

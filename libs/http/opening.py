@@ -54,7 +54,9 @@ def http_listener(
         **(dict.fromkeys(resource.paths, resource) if resource is not None else {}),
     }
     doors = Doors(RestDoor(gateway), lambda: listener.serving, measured(meter), paths)
-    config = HttpConfig(address, SETTING, tls=public.tls, host_share=public.gate.caller_share)
+    config = HttpConfig(
+        address, SETTING, tls=public.tls, host_share=public.gate.caller_share, share_port=public.share_port
+    )
     listener = HttpListener(config, doors, [mcp.run])
     return listener
 

@@ -93,6 +93,8 @@ class ServerConfig:
     """Clock of the callers' rates; None for the system's."""
     connections: int = field(default_factory=most_connections)
     """Most connections; further ones are closed at once."""
+    share_port: bool = False
+    """Other processes may listen on the same address."""
 
     @property
     def connection_streams(self) -> int:
@@ -105,8 +107,6 @@ class ServerConfig:
 
 
 OPTIONS: tuple[tuple[str, int], ...] = (
-    # Without it, two processes could silently share one port.
-    ("grpc.so_reuseport", 0),
     ("grpc.max_send_message_length", HARD_MESSAGE_BYTES),
     ("grpc.max_metadata_size", METADATA_BYTES),
     # Equal to the soft limit: between the two, gRPC refuses calls at random.
@@ -185,6 +185,8 @@ class Server:
         self._server = grpc.aio.server(
             options=(
                 *OPTIONS,
+                # Unless it is wanted, two processes must not share one port in silence.
+                ("grpc.so_reuseport", int(config.share_port)),
                 # Size after decompression. A request within the slack is refused with the field and the limit.
                 ("grpc.max_receive_message_length", config.limits.request_bytes + REQUEST_SLACK_BYTES),
                 ("grpc.max_concurrent_streams", config.connection_streams),
@@ -216,6 +218,10 @@ class Server:
     @property
     def tls(self) -> TlsFiles | None:
         return self._config.tls
+
+    @property
+    def share_port(self) -> bool:
+        return self._config.share_port
 
     @property
     def streams(self) -> int:

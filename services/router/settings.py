@@ -122,6 +122,9 @@ class RouterSettings(ThresholdSettings):
     """With control_auth `jwt`: the key set of `control_jwt_issuer`. Empty: `jwt_keys`."""
     control_jwt_roles_claim: str = ""
     """With control_auth `jwt`: claim with the operator's roles. Empty: `jwt_roles_claim`."""
+    share_ports: bool = False
+    """Other routers of this machine may listen on the same addresses, and the kernel spreads the connections over them
+    (SO_REUSEPORT). `--workers` sets it for its routers."""
     store_a: Address
     """The old store's internal address, host:port."""
     store_b: Addresses

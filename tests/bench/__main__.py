@@ -37,6 +37,7 @@ from tests.bench import (
     report,
     steering,
     stores,
+    workers,
 )
 from tests.bench.measure import Figure, Machine
 from tests.bench.report import Result
@@ -54,6 +55,7 @@ BENCHES: dict[str, tuple[str, Measure]] = {
     "stores": ("writes of each store against the same statements on the bare database", stores.measure),
     "calls": ("calls through the router against direct calls to the store and against a bare proxy", calls.measure),
     "cost": ("CPU of a read at each server against bare handlers and a bare proxy", cost.measure),
+    "workers": ("calls through a router with two workers, against one worker", workers.measure),
     "doors": ("a read by REST, Connect and MCP against the same read by gRPC", doors.measure),
     "identity": ("a read with tokens of an issuer, and one over TLS, against the same plain read", identity.measure),
     "ack": ("writes acknowledged from the log, against the same writes acknowledged at commit", ack.measure),

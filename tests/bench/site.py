@@ -123,6 +123,10 @@ class Site:
                 await channel.grpc.wait_for_state_change(state)
                 state = channel.grpc.get_state(try_to_connect=True)
 
+    async def end(self, name: str) -> None:
+        """End a process beside the system, with all its children."""
+        await asyncio.to_thread(self._others.pop(name).kill)
+
     async def channel(self, address: str) -> Channel:
         """A channel that stays open until the end of the run."""
         return await self.exits.enter_async_context(open_channel(address))

@@ -53,6 +53,8 @@ class Size:
 
     routers: int = 1
     new: int = 1
+    workers: int = 1
+    """Processes of each router. With more than one, "router-1" is their supervisor."""
     router_settings: tuple[Mapping[str, str], ...] = ()
     """Settings of the first router, the second one and so on; routers beyond them have the default settings."""
     http: bool = False
@@ -363,9 +365,10 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
         settings = {**shared, **own(name), **(secured.settings(name) if secured else {}), "public": public}
         settings["control" if service == "router" else "internal"] = private
         settings["http"] = http = f"127.0.0.1:{free_port()}" if size.http else ""
+        arguments = ["--workers", str(size.workers)] if service == "router" and size.workers > 1 else []
         command = Command(
             name=name,
-            argv=[sys.executable, "-u", "-m", f"services.{service}"],
+            argv=[sys.executable, "-u", "-m", f"services.{service}", *arguments],
             log=directory / f"{name}.log",
             cwd=PROJECT_ROOT,
             env=_environment(prefix, settings),

@@ -187,7 +187,13 @@ def _public(
 ) -> Server:
     limits = replace(_call_limits(settings, patience), connection_share=CONNECTION_SHARE, caller=settings.caller_limits)
     config = ServerConfig(
-        settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING, tls=tls
+        settings.public,
+        "public",
+        limits,
+        authenticator=identity.authenticator,
+        auth_setting=AUTH_SETTING,
+        tls=tls,
+        share_port=settings.share_ports,
     )
     return Server(config, [proxy.service()])
 
@@ -210,6 +216,7 @@ def _internal(settings: RouterSettings, proxy: Proxy, patience: Patience, tls: T
         "token_file",
         ForwardedPrincipal(required=True),
         tls=tls,
+        share_port=settings.share_ports,
     )
     return Server(config, [proxy.service()])
 
@@ -234,6 +241,7 @@ def _control(settings: RouterSettings, api: TypedService, operators: Operators, 
         authenticator=operators.identity.authenticator,
         auth_setting=CONTROL_SETTING,
         tls=tls,
+        share_port=settings.share_ports,
     )
     return Server(config, [api])
 
