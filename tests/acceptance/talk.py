@@ -17,7 +17,7 @@ from google.rpc import status_pb2
 from libs.ownership.model import bucket_of
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import FlatSandbox, Sandbox, SandboxSpec
-from libs.proving.trial.doors import Way
+from libs.proving.trial.doors import Way, trailers_of
 from libs.rpc.caller import make_id
 from libs.rpc.errors import DETAILS_KEY, reason_of
 from libs.sandboxes.schema import FLAT, METADATA, SCHEMAS
@@ -151,7 +151,7 @@ class Talk:
         return page.SerializeToString()
 
     def _note(self, method: str, outcome: str, text: str, trailers: Any) -> None:
-        own = sorted(f"{name}: {value!r}" for name, value in trailers or () if name.startswith("baton-"))
+        own = sorted(f"{name}: {value!r}" for name, value in trailers_of(trailers or ()))
         line = "\n".join([f"{method}: {outcome}", text, *own])
         # How many bytes a time takes depends on the time; and over MCP a request without an id gets one.
         line = _SIZE.sub(r"\1some bytes", line)

@@ -186,6 +186,7 @@ class McpWay(HttpWay):
 
 
 def trailers_of(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Baton's own, without the warning, which depends on the endpoint."""
     return [pair for pair in headers if pair[0].startswith("baton-") and pair[0] != metadata.DEPRECATED]
 
 
