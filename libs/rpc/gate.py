@@ -101,7 +101,6 @@ class Gate:
         self._limits = limits
         self._token = token
         self._authenticator = authenticator or NoAuthentication()
-        self._proves = authenticator is not None
         self._bodies = Bodies(share=limits.caller.share)
         self.refused = Counter(dict.fromkeys((Overloaded.reason, *callers.REASONS), 0))
         """Number of calls that a limit refused since the start, by reason."""
@@ -219,7 +218,8 @@ class Gate:
         pump = asyncio.ensure_future(self._pump(handler, context, caller, proof))
         self._waiting.add(pump)
         pump.add_done_callback(self._waiting.discard)
-        proving = self._prove(proof, context, pump) if self._proves else None
+        open_to_all = isinstance(self._authenticator, NoAuthentication)
+        proving = None if open_to_all else self._prove(proof, context, pump)
         try:
             await pump
         except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -135,7 +136,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 async def test_a_watch_ends_with_the_token_that_opened_it(place: str, form: str) -> None:
     verb, path, body, headers = FORMS[form]
-    async with OPEN[place]() as door, connected(door.address) as client:
+    async with OPEN[place]() as door, connected(door.address) as client, asyncio.timeout(30):
         door.gate._authenticator = Expiring()
         await client.request(verb, path, body, headers)
         answer = await client.answer()
