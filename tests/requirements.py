@@ -806,6 +806,11 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             _DIRECT,
             "after_a_stores_death_the_next_call_goes_through_a_router",
             "a_process_that_drains_leaves_the_routes_before_it_closes",
+        )
+        + _in(
+            "integration/test_direct_processes.py",
+            "a_direct_client_outlives_the_routers_and_is_served_by_one_when_its_store_dies",
+            "a_store_that_drains_costs_a_direct_client_no_error",
         ),
     ),
     "route.envoy": Requirement(

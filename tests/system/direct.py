@@ -38,7 +38,8 @@ from tests.system.programs import CONTRACT, Programs, running_programs
 from tests.waiting import eventually
 
 NAMES = ("store-a", "store-b", "router")
-SECONDS = 20.0
+SECONDS = 30.0
+TARGET = "xds:///sandbox.v1.SandboxService"
 
 
 @dataclass
@@ -118,22 +119,9 @@ class Direct:
     """Stub of its control API."""
     stack: AsyncExitStack
 
-    async def client(self, target: str = "xds:///sandbox.v1.SandboxService", *, xds: str = "") -> Client:
+    async def client(self, target: str = TARGET, *, xds: str = "") -> Client:
         """Start a program that calls the target."""
-        file = self.folder / f"bootstrap-{free_port()}.json"
-        file.write_text(json.dumps(bootstrap(xds or self.xds, node="test")))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.direct_client",
-            target,
-            cwd=ROOT,
-            env={**os.environ, "GRPC_XDS_BOOTSTRAP": str(file), "PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python/src'}"},
-            stdin=PIPE,
-            stdout=PIPE,
-        )
-        self.stack.push_async_callback(_end, process)
-        return Client(process)
+        return await start_client(self.stack, self.folder, xds or self.xds, target)
 
     async def alerts(self) -> str:
         """All alerts of the router's status."""
@@ -146,6 +134,24 @@ class Direct:
     async def roll_back(self) -> None:
         request = control_pb2.RollbackPhaseRequest(actor="test", reason="test", to=control_pb2.PHASE_OFF)
         await self.control.RollbackPhase(request, timeout=5)
+
+
+async def start_client(stack: AsyncExitStack, folder: Path, xds: str, target: str = TARGET) -> Client:
+    """Start a program that calls the target. `xds`: address of a router's listener."""
+    file = folder / f"bootstrap-{free_port()}.json"
+    file.write_text(json.dumps(bootstrap(xds, node="test")))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.direct_client",
+        target,
+        cwd=ROOT,
+        env={**os.environ, "GRPC_XDS_BOOTSTRAP": str(file), "PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python/src'}"},
+        stdin=PIPE,
+        stdout=PIPE,
+    )
+    stack.push_async_callback(_end, process)
+    return Client(process)
 
 
 async def _end(process: Process) -> None:

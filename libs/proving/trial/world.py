@@ -61,6 +61,8 @@ class Size:
     """Serve clients over HTTP too."""
     secure: bool = False
     """TLS on every leg, tokens, signed events."""
+    xds: bool = False
+    """Routers give clients direct routes by xDS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,8 @@ class Node:
     process: ServerProcess
     http: str = ""
     """HTTP address for clients; "" if it serves no HTTP."""
+    xds: str = ""
+    """xDS address for clients; "" if it has no such listener."""
 
 
 @dataclass(slots=True)
@@ -355,6 +359,7 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
                 "control_store": servers.control_store,
                 **({} if secured else {"control_token_file": str(directory / "token")}),
                 "name": name,
+                **(_xds(places) if size.xds else {}),
                 **dict(zip(routers_by_name, size.router_settings, strict=False)).get(name, {}),
             },
         ),
@@ -366,6 +371,8 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
         settings["control" if service == "router" else "internal"] = private
         settings["http"] = http = f"127.0.0.1:{free_port()}" if size.http else ""
         arguments = ["--workers", str(size.workers)] if service == "router" and size.workers > 1 else []
+        if xds := f"127.0.0.1:{free_port()}" if size.xds and service == "router" else "":
+            settings["xds"] = xds
         command = Command(
             name=name,
             argv=[sys.executable, "-u", "-m", f"services.{service}", *arguments],
@@ -373,8 +380,17 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
             cwd=PROJECT_ROOT,
             env=_environment(prefix, settings),
         )
-        nodes[name] = Node(name, public, private, ServerProcess(command), http)
+        nodes[name] = Node(name, public, private, ServerProcess(command), http, xds)
     return nodes
+
+
+def _xds(places: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Addresses of all processes for clients."""
+
+    def public(kind: str) -> str:
+        return ",".join(place[0] for name, place in places.items() if name.partition("-")[0] == kind)
+
+    return {"xds_store_a": public("a"), "xds_store_b": public("b"), "xds_routers": public("router")}
 
 
 def _security(security: KafkaSecurity) -> dict[str, str]:
