@@ -16,24 +16,25 @@ import yaml
 from libs.proving.servers import locate
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "clients" / "go" / "example"
+CLIENTS = ROOT / "clients" / "go"
+EXAMPLE = CLIENTS / "example"
 BUILD = ROOT / "build" / "go"
 BUILD_SECONDS = 600.0
 """The first build compiles gRPC."""
 
 
-def go_client() -> Path:
-    """Path of the built program."""
+def go_client(name: str = "example") -> Path:
+    """Path of the built program. `name`: its folder."""
     environment = {**os.environ, "GOBIN": str(BUILD / "bin"), "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
     go = str(locate.go())
-    source = BUILD / "example"
+    source = BUILD / name
     shutil.rmtree(source, ignore_errors=True)
-    shutil.copytree(EXAMPLE, source)
+    shutil.copytree(CLIENTS / name, source)
     run([go, "install", "tool"], source, environment)
     generate({"protoc-gen-go": source / "gen", "protoc-gen-go-grpc": source / "gen"})
     run([go, "vet", "."], source, environment)
-    run([go, "build", "-o", str(BUILD / "bin" / "example"), "."], source, environment)
-    return BUILD / "bin" / "example"
+    run([go, "build", "-o", str(BUILD / "bin" / name), "."], source, environment)
+    return BUILD / "bin" / name
 
 
 def generate(outputs: dict[str, Path]) -> None:

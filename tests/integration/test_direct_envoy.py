@@ -9,7 +9,8 @@ import pytest
 
 from libs.proving.servers.ports import free_port
 from tests.integration.test_direct_routes import HALF, answers, names
-from tests.system.direct import Client, Direct, envoy_program, running_direct, running_envoy
+from tests.system.direct import Client, Direct, running_direct
+from tests.system.envoy import envoy_program, running_envoy
 from tests.waiting import eventually
 
 ENVOY = envoy_program()

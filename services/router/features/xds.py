@@ -95,6 +95,7 @@ def xds_server(flows: SharedFlows, xds: Xds, identity: Identity) -> Server:
         ServerLimits(0, streams=settings.xds_streams, request_bytes=REQUEST_BYTES),
         authenticator=_authenticator(settings.xds, settings.xds_auth, identity, verified=verified),
         tls=tls,
+        share_port=settings.share_ports,
     )
     return Server(config, [xds.discovery.service()])
 
