@@ -32,7 +32,7 @@ STEADY_SECONDS = 10.0
 _MARGIN_SECONDS = 5.0
 """Time beyond `drain_seconds` after which a worker is killed."""
 _PREFIX = "BATON_ROUTER_"
-_LISTENERS = ("public", "control", "internal", "http")
+_LISTENERS = ("public", "control", "internal", "http", "xds")
 
 
 class WorkerFailed(BatonError):
