@@ -17,6 +17,7 @@ import pytest
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.proving.servers import tree
+from libs.proving.servers.ports import free_port
 from libs.proving.trial.world import Size, World
 from libs.rpc.channel import open_channel
 from tests.system.store import new
@@ -34,7 +35,9 @@ _ESTABLISHED = "01"
 
 @asynccontextmanager
 async def running(directory: Path) -> AsyncIterator[World]:
-    world = World.embedded(directory, size=Size(workers=2, http=True))
+    """All listeners are shared by both workers."""
+    more = {name: f"127.0.0.1:{free_port()}" for name in ("internal", "xds")}
+    world = World.embedded(directory, size=Size(workers=2, http=True, router_settings=(more,)))
     async with world.running():
         yield world
 
