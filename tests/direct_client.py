@@ -1,6 +1,6 @@
 """A client of the sandbox service as a program: reads a call as JSON from each line of stdin, and prints the answer.
 
-python -m tests.direct_client TARGET
+python -m tests.direct_client TARGET [CA CERTIFICATE KEY]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import json
 import sys
 
-from baton_client import CallError, connect_async
+from baton_client import CallError, Tls, connect_async
 from baton_client.client import AsyncClient
 from baton_client.messages import (
     CreateSandboxRequest,
@@ -21,11 +21,12 @@ from baton_client.messages import (
 )
 
 
-async def main(target: str) -> None:
+async def main(target: str, *files: str) -> None:
     lines = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    async with connect_async(target, timeout=20) as client:
+    tls = Tls(*files) if files else False
+    async with connect_async(target, timeout=20, tls=tls) as client:
         while line := await lines.readline():
             try:
                 answer = await call(client, **json.loads(line))
@@ -64,4 +65,4 @@ async def without_bucket(client: AsyncClient, name: str) -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -822,6 +822,18 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "envoy_sends_the_calls_of_a_dead_store_through_a_router",
         ),
     ),
+    "route.security": Requirement(
+        "Direct calls check certificates; beyond loopback the xDS listener needs a decision; it shows no record",
+        _in(
+            _DIRECT,
+            "direct_calls_over_tls_check_certificates_and_the_listener_requires_one",
+        )
+        + _in(
+            "unit/test_discovery_resources.py",
+            "a_listener_without_the_authentication_that_it_needs_does_not_open",
+            "tls_checks_the_common_name_by_the_clients_certificate_provider",
+        ),
+    ),
     "route.refusal": Requirement(
         "A client that refuses routes keeps its last ones, and operators see it",
         _in(

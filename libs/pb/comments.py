@@ -694,6 +694,7 @@ COMMENTS: dict[str, tuple[str, Any]] = {
     'baton.xds.v1.RuntimeFraction': ('envoy.config.core.v3.RuntimeFractionalPercent', None),
     'baton.xds.v1.SocketAddress': ('envoy.config.core.v3.SocketAddress', None),
     'baton.xds.v1.Status': ('google.rpc.Status', None),
+    'baton.xds.v1.StringMatcher': ('envoy.type.matcher.v3.StringMatcher', None),
     'baton.xds.v1.Thresholds': ('envoy.config.cluster.v3.CircuitBreakers.Thresholds', None),
     'baton.xds.v1.TransportSocket': ('envoy.config.core.v3.TransportSocket', None),
     'baton.xds.v1.UpstreamTlsContext': ('envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext', None),

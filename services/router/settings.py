@@ -198,8 +198,9 @@ class RouterSettings(ThresholdSettings):
     """Address where an Envoy that gets its configuration here listens for clients, host:port with an IP address. Empty:
     Envoys get no listener."""
     xds_certificate_provider: str = ""
-    """Name of the certificate provider in the clients' bootstrap for TLS to stores and routers. Empty: clients connect
-    as their channel credentials say."""
+    """Name of the certificate provider in the clients' bootstrap for TLS to stores and routers; clients then check that
+    certificates are from its CA and have the name `tls_server_name`, if that is set. Empty: clients connect as their
+    channel credentials say."""
     xds_streams: Count = 1024
     """Clients of the xDS listener; further ones are refused with OVERLOADED."""
     xds_sample_permille: Annotated[int, Field(ge=0, le=1000)] = LEAST_SAMPLE_PERMILLE

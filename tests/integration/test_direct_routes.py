@@ -13,7 +13,8 @@ from libs.pb.baton.xds.v1 import xds_pb2 as pb
 from services.router.api.discovery import SERVICE
 from services.router.core.discovery import ROUTES
 from services.router.core.phase import Phase, Setting
-from tests.system.direct import Client, Direct, running_direct
+from tests.certificates import Authority
+from tests.system.direct import Client, Direct, Secured, running_direct
 from tests.waiting import eventually
 
 HALF = Setting(2, Phase.DUAL_WRITE, 500)
@@ -116,6 +117,17 @@ async def test_a_client_that_refuses_the_routes_keeps_its_own_and_is_named_in_th
         assert second.version_info != first.version_info
         await client.answer(second)
         await eventually(lambda: accepted(direct))
+
+
+async def test_direct_calls_over_tls_check_certificates_and_the_listener_requires_one(tmp_path: Path) -> None:
+    secured = Secured(Authority(tmp_path))
+    settings = {"xds_auth": "mtls", "xds_certificate_provider": "baton"}
+    async with running_direct(tmp_path, HALF, settings, secured) as direct:
+        client, (name, *_) = await direct.client(tls=secured.tls()), names(0, 512)
+        await client.until(name, "store-b")
+        assert await client.list() == "router"
+        stranger = Secured(Authority(tmp_path, "stranger"))
+        assert await (await direct.client(tls=stranger.tls())).get(name) == "UNAVAILABLE"
 
 
 async def refused(direct: Direct) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from baton_client.bootstrap import bootstrap
+from baton_client.tls import Tls
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
 from libs.pb.baton.control.v1 import control_pb2
@@ -27,9 +28,12 @@ from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.proving.servers.ports import free_port
 from libs.rpc.channel import open_channel
 from libs.rpc.server import RawService, Server, ServerConfig
+from libs.tls.files import TlsFiles
+from libs.tls.process import ClientTls
 from services.router.control.port import JournalEntry
 from services.router.control.sqlite import SqliteControlStore
 from services.router.core.phase import Setting
+from tests.certificates import LOCAL, Authority, Pair, files
 from tests.system.http import ROOT
 from tests.system.programs import CONTRACT, Programs, running_programs
 from tests.waiting import eventually
@@ -52,7 +56,7 @@ class Echo:
         return self.server.address
 
 
-def echo(name: str, address: str = "127.0.0.1:0") -> Echo:
+def echo(name: str, address: str = "127.0.0.1:0", tls: TlsFiles | None = None) -> Echo:
     contract = Contract.load(CONTRACT)
     calls: Counter[str] = Counter()
     answer = sandbox_pb2.Sandbox(name=name).SerializeToString()
@@ -66,7 +70,7 @@ def echo(name: str, address: str = "127.0.0.1:0") -> Echo:
         return handle
 
     methods = {one: handler(one) for one, method in contract.methods.items() if method.watch is None}
-    return Echo(name, Server(ServerConfig(address, "public"), [RawService(contract.service, methods)]), calls)
+    return Echo(name, Server(ServerConfig(address, "public", tls=tls), [RawService(contract.service, methods)]), calls)
 
 
 class Client:
@@ -105,6 +109,35 @@ class Client:
         await eventually(answers, seconds)
 
 
+@dataclass(frozen=True)
+class Secured:
+    """Certificates of one CA, for all legs. Those of stores and routers have one name in common."""
+
+    authority: Authority
+    common: str = "baton.test"
+
+    def pair(self, name: str) -> Pair:
+        return self.authority.issue(name, *LOCAL, self.common)
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of A, B and the router."""
+        pair, ca = self.pair("all"), self.authority.file
+        own = {"tls_certificate": pair.certificate, "tls_key": pair.key, "tls_ca": ca}
+        return {**own, "tls_client_ca": ca, "tls_public_client_ca": ca, "tls_server_name": self.common}
+
+    def files(self, name: str) -> TlsFiles:
+        """Of a server that requires a certificate."""
+        return files(self.pair(name), self.authority.file)
+
+    def client(self) -> ClientTls:
+        return ClientTls(files(self.pair("operator"), self.authority.file), self.common)
+
+    def tls(self) -> Tls:
+        """Of a client of the service."""
+        pair = self.authority.issue("client", "client.test")
+        return Tls(ca=self.authority.file, certificate=pair.certificate, key=pair.key)
+
+
 @dataclass
 class Direct:
     programs: Programs
@@ -116,9 +149,9 @@ class Direct:
     """Stub of its control API."""
     stack: AsyncExitStack
 
-    async def client(self, target: str = TARGET, *, xds: str = "") -> Client:
+    async def client(self, target: str = TARGET, *, tls: Tls | None = None) -> Client:
         """Start a program that calls the target."""
-        return await start_client(self.stack, self.folder, xds or self.xds, target)
+        return await start_client(self.stack, self.folder, self.xds, target, tls)
 
     async def alerts(self) -> str:
         """All alerts of the router's status."""
@@ -133,15 +166,18 @@ class Direct:
         await self.control.RollbackPhase(request, timeout=5)
 
 
-async def start_client(stack: AsyncExitStack, folder: Path, xds: str, target: str = TARGET) -> Client:
-    """Start a program that calls the target. `xds`: address of a router's listener."""
+async def start_client(
+    stack: AsyncExitStack, folder: Path, xds: str, target: str = TARGET, tls: Tls | None = None
+) -> Client:
+    """Start a program that calls the target. `xds`: address of a router's listener. `tls`: of the client."""
     file = folder / f"bootstrap-{free_port()}.json"
-    file.write_text(json.dumps(bootstrap(xds, node="test")))
+    file.write_text(json.dumps(bootstrap(xds, node="test", tls=tls)))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "tests.direct_client",
         target,
+        *(map(str, (tls.ca, tls.certificate, tls.key)) if tls is not None else ()),
         cwd=ROOT,
         env={**os.environ, "GRPC_XDS_BOOTSTRAP": str(file), "PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python/src'}"},
         stdin=PIPE,
@@ -168,14 +204,18 @@ async def seed(file: Path, setting: Setting) -> None:
 
 @asynccontextmanager
 async def running_direct(
-    folder: Path, setting: Setting | None = None, settings: Mapping[str, Any] | None = None
+    folder: Path,
+    setting: Setting | None = None,
+    settings: Mapping[str, Any] | None = None,
+    secured: Secured | None = None,
 ) -> AsyncIterator[Direct]:
-    """`setting`: of generation 2; None for the first one. `settings`: of the router."""
+    """`setting`: of generation 2; None for the first one. `settings`: of the router. `secured`: for TLS on all legs."""
     control_store = folder / "control.db"
     if setting is not None:
         await seed(control_store, setting)
     async with AsyncExitStack() as stack:
-        echoes = {name: echo(name) for name in NAMES}
+        tls = secured.settings() if secured else {}
+        echoes = {name: echo(name, tls=secured.files(name) if secured else None) for name in NAMES}
         for one in echoes.values():
             await one.server.start()
             stack.push_async_callback(one.server.drain, 0.1)
@@ -189,7 +229,8 @@ async def running_direct(
             "xds_sample_permille": 0,
             **(settings or {}),
         }
-        programs = await stack.enter_async_context(running_programs(folder, router_settings=own))
-        channel = await stack.enter_async_context(open_channel(programs.address))
+        programs = await stack.enter_async_context(running_programs(folder, router_settings=own, **tls))
+        client_tls = secured.client() if secured else None
+        channel = await stack.enter_async_context(open_channel(programs.address, client_tls))
         clients = await stack.enter_async_context(AsyncExitStack())
         yield Direct(programs, folder, echoes, xds, ControlServiceStub(channel.grpc), clients)

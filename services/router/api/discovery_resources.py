@@ -58,6 +58,8 @@ class Advertised:
     certificate_provider: str = ""
     """Instance of a certificate provider in the clients' bootstrap; "" for connections as the client's credentials
     say."""
+    server_name: str = ""
+    """With a provider: name that certificates of stores and routers must have; "" for any of the provider's CA."""
 
 
 def snapshot(routes: Routes, endpoints: Endpoints, advertised: Advertised) -> Snapshot:
@@ -146,7 +148,10 @@ def _cluster(name: str, advertised: Advertised) -> pb.Cluster:
     found.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(_any(_HTTP_OPTIONS, http2))
     if advertised.certificate_provider:
         provider = pb.CertificateProvider(instance_name=advertised.certificate_provider)
-        validation = pb.CertificateValidationContext(ca_certificate_provider_instance=provider)
+        names = [pb.StringMatcher(exact=advertised.server_name)] if advertised.server_name else []
+        validation = pb.CertificateValidationContext(
+            ca_certificate_provider_instance=provider, match_subject_alt_names=names
+        )
         common = pb.CommonTlsContext(validation_context=validation, tls_certificate_provider_instance=provider)
         context = pb.UpstreamTlsContext(common_tls_context=common)
         found.transport_socket.CopyFrom(pb.TransportSocket(name="tls", typed_config=_any(_TLS, context)))

@@ -34,7 +34,10 @@ class Xds:
         settings, connections = flows.settings, flows.connections
         self._direct = flows.direct
         self._advertised = Advertised(
-            connections.contract.service, settings.xds_envoy, settings.xds_certificate_provider
+            connections.contract.service,
+            settings.xds_envoy,
+            settings.xds_certificate_provider,
+            settings.tls_server_name,
         )
         groups = {
             STORE_CLUSTERS[Store.A]: lambda: settings.xds_store_a,
@@ -93,14 +96,14 @@ def xds_server(flows: SharedFlows, xds: Xds, identity: Identity) -> Server:
         settings.xds,
         "xds",
         ServerLimits(0, streams=settings.xds_streams, request_bytes=REQUEST_BYTES),
-        authenticator=_authenticator(settings.xds, settings.xds_auth, identity, verified=verified),
+        authenticator=xds_authenticator(settings.xds, settings.xds_auth, identity, verified=verified),
         tls=tls,
         share_port=settings.share_ports,
     )
     return Server(config, [xds.discovery.service()])
 
 
-def _authenticator(address: str, kind: str | None, identity: Identity, *, verified: bool) -> Authenticator:
+def xds_authenticator(address: str, kind: str | None, identity: Identity, *, verified: bool) -> Authenticator:
     """`verified`: the listener requires a client's certificate. Raises WrongSetting."""
     if kind == "public":
         if identity.authenticator is None:

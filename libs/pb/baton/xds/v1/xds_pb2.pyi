@@ -964,21 +964,46 @@ class CertificateValidationContext(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    MATCH_SUBJECT_ALT_NAMES_FIELD_NUMBER: _builtins.int
     CA_CERTIFICATE_PROVIDER_INSTANCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def match_subject_alt_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___StringMatcher]: ...
     @_builtins.property
     def ca_certificate_provider_instance(self) -> Global___CertificateProvider: ...
     def __init__(
         self,
         *,
+        match_subject_alt_names: _abc.Iterable[Global___StringMatcher] | None = ...,
         ca_certificate_provider_instance: Global___CertificateProvider | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ca_certificate_provider_instance", b"ca_certificate_provider_instance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_certificate_provider_instance", b"ca_certificate_provider_instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_certificate_provider_instance", b"ca_certificate_provider_instance", "match_subject_alt_names", b"match_subject_alt_names"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CertificateValidationContext: _TypeAlias = CertificateValidationContext  # noqa: Y015
+
+@_typing.final
+class StringMatcher(_message.Message):
+    """envoy.type.matcher.v3.StringMatcher"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXACT_FIELD_NUMBER: _builtins.int
+    exact: _builtins.str
+    def __init__(
+        self,
+        *,
+        exact: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StringMatcher: _TypeAlias = StringMatcher  # noqa: Y015
 
 @_typing.final
 class CertificateProvider(_message.Message):
