@@ -51,10 +51,10 @@ async def measure(site: Site) -> list[Figure]:
         for name, call in calls.items():
             await eventually(partial(_is_ready, world, name, call), READY_SECONDS)
         figures: list[Figure] = []
-        for in_flight, count in ((1, 200), (16, 640)):
+        for in_flight, count in ((1, 100), (16, 320)):
             one_round = partial(_round, site, world, count, in_flight)
             contenders: dict[str, Contender] = {name: partial(one_round, call) for name, call in calls.items()}
-            figures += _figures(in_flight, await alternate(site.pick(12, 4), contenders))
+            figures += _figures(in_flight, await alternate(site.pick(24, 12), contenders))
         return figures
 
 
