@@ -31,7 +31,8 @@ from services.router.core.retention import parse_start
 from services.router.flows.feed.events import check_name
 from services.router.flows.feed.retention import BeginningGone, look_up
 from services.router.flows.jobs.kind import JobFailed, Position, Step
-from services.router.flows.jobs.replay_writer import CodeCheck, Counts, ReplayWriter
+from services.router.flows.jobs.replay_counts import Counts
+from services.router.flows.jobs.replay_writer import CodeCheck, ReplayWriter
 from services.router.flows.stores import Away, StoreClient, Stores
 
 NAME = "replay"
