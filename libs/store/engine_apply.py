@@ -117,7 +117,8 @@ async def take(tx: Transaction, bulk: BulkRelease) -> Taken:
     old = len(bulk.entries) - len(entries)
     if not entries:
         return Taken(0, old, ())
-    buckets = await tx.buckets(sorted({bucket_of(one.key) for one in entries}))
+    # Their terms must stay. Clients go on creating records in them.
+    buckets = await tx.buckets(sorted({bucket_of(one.key) for one in entries}), shared=True)
     here = await tx.heads([one.key for one in entries], lock=True)
     named = [
         (one.key, version)

@@ -163,7 +163,7 @@ class MemoryTransaction:
         for name in [name for name in self.state.served if name[0] in keys]:
             del self.state.served[name]
 
-    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, BucketOwner]:
+    async def buckets(self, numbers: Sequence[int], *, shared: bool = False) -> Mapping[int, BucketOwner]:
         return {number: self.state.bucket_owners[number] for number in numbers}
 
     async def put_buckets(self, puts: Sequence[PutBucket]) -> None:

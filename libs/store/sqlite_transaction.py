@@ -224,7 +224,7 @@ class SqliteTransaction:
         with removing(self._connection, "served"):
             self._connection.executemany("DELETE FROM served WHERE key = ?", [(key,) for key in keys])
 
-    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, BucketOwner]:
+    async def buckets(self, numbers: Sequence[int], *, shared: bool = False) -> Mapping[int, BucketOwner]:
         found = map(bucket_owner_from, self._connection.execute(_BUCKETS, (json.dumps(numbers),)))
         return {one.bucket: one for one in found}
 

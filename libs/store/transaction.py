@@ -181,8 +181,8 @@ class Transaction(Protocol):
 
     # Buckets.
 
-    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, BucketOwner]:
-        """Return these buckets, and lock them against every change and every new record."""
+    async def buckets(self, numbers: Sequence[int], *, shared: bool = False) -> Mapping[int, BucketOwner]:
+        """Return these buckets, and lock them against every change and, unless `shared`, every new record."""
         ...
 
     async def put_buckets(self, puts: Sequence[PutBucket]) -> None:

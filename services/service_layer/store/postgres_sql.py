@@ -125,9 +125,9 @@ HEADS = f"SELECT {HEAD} FROM record r WHERE r.key = ANY($1::text[])"
 LOCK_HEADS = f"{HEADS} ORDER BY r.key FOR UPDATE"
 
 # Lock the buckets and rows that a decision depends on until the commit.
-HOLD_BUCKETS = (
-    f"SELECT {BUCKET_OWNER} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket FOR NO KEY UPDATE"
-)
+_ORDERED_BUCKETS = f"SELECT {BUCKET_OWNER} FROM bucket b WHERE b.bucket = ANY($1::smallint[]) ORDER BY b.bucket"
+HOLD_BUCKETS = f"{_ORDERED_BUCKETS} FOR NO KEY UPDATE"
+READ_AND_SHARE_BUCKETS = f"{_ORDERED_BUCKETS} FOR SHARE"
 SHARE_BUCKETS = "SELECT FROM bucket WHERE bucket = ANY($1::smallint[]) ORDER BY bucket FOR SHARE"
 LOCK_ROWS = f"SELECT {ROW} FROM record r WHERE r.key = ANY($1::text[]) ORDER BY r.key FOR UPDATE"
 LOCK_ROWS_OF_BUCKET = f"SELECT {ROW} FROM record r WHERE r.bucket = $1 ORDER BY r.key FOR UPDATE"

@@ -213,8 +213,9 @@ class PostgresTransaction:
         async with removing(self.connection, "served"):
             await self.connection.execute(sql.FORGET, list(keys))
 
-    async def buckets(self, numbers: Sequence[int]) -> Mapping[int, BucketOwner]:
-        found = map(bucket_owner_of, await self.connection.fetch(sql.HOLD_BUCKETS, list(numbers)))
+    async def buckets(self, numbers: Sequence[int], *, shared: bool = False) -> Mapping[int, BucketOwner]:
+        statement = sql.READ_AND_SHARE_BUCKETS if shared else sql.HOLD_BUCKETS
+        found = map(bucket_owner_of, await self.connection.fetch(statement, list(numbers)))
         return {one.bucket: one for one in found}
 
     async def put_buckets(self, puts: Sequence[PutBucket]) -> None:
