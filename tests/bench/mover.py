@@ -29,7 +29,7 @@ from tests.bench.site import CALL_SECONDS, SEED_RECORDS, Site, records
 
 TARGET = Target(0.45, at_most=False, of_ratio=True)
 LATENCY_TARGET = Target(3.0, of_ratio=True)
-MORE = 60_000
+MORE = 20_000
 """Records beside those of the site, so that the waits around a move weigh little."""
 WRITES_PER_SECOND = 20.0
 BATCH = 200
