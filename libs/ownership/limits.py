@@ -56,8 +56,12 @@ MAX_COPY_BYTES = 3 * 1024 * 1024
 A payload above MAX_PAYLOAD_BYTES can only come from the old program. Up to this size, the other store can hold a
 replica of it."""
 
-BULK_ROWS = 500
-"""Maximum number of records of one bulk release. A client's write may wait for its transaction, so it is short."""
+BULK_ROWS = 1000
+"""Maximum number of records of one bulk release."""
+
+BULK_LOCK_SECONDS = 0.01
+"""Time for which a bulk release should hold its locks. A client's write may wait for it, so a store releases fewer
+records at once while it takes longer."""
 
 BULK_READ_BYTES = 4 * 1024 * 1024
 """Size of the payloads that one bulk release reads, for the digests of the rows."""

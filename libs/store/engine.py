@@ -148,13 +148,16 @@ async def release(tx: Transaction, keys: Sequence[str], order: ReleaseOrder) -> 
     return results
 
 
-async def release_bulk(tx: Transaction, buckets: Sequence[int], to: Store, after: str) -> BulkReleased:
-    """See `Transfers.release_bulk`."""
-    found = await tx.owned(buckets, after, BULK_ROWS)
+async def release_bulk(
+    tx: Transaction, buckets: Sequence[int], to: Store, after: str, most: int = BULK_ROWS
+) -> BulkReleased:
+    """See `Transfers.release_bulk`. `most`: maximum number of records."""
+    found = await tx.owned(buckets, after, most)
     keys, last = _of_size([one for one in found if one.size <= MAX_PAYLOAD_BYTES], BULK_READ_BYTES)
     if last is None:
         # All of these fit; others may follow.
-        last = found[-1].key if len(found) == BULK_ROWS else ""
+        last = found[-1].key if len(found) == most else ""
+    began = tx.clock.monotonic()
     rows = {row.key: row for row in await tx.lock_owned(sorted(keys, key=str.encode))} if keys else {}
     served = windows_of(await tx.served(effects_of(rows.values()), answers=False))
     released: list[PutHead] = []
@@ -182,7 +185,7 @@ async def release_bulk(tx: Transaction, buckets: Sequence[int], to: Store, after
         await start_again(tx)
     # The event is acknowledged under the name of its first record: no other event has this version of it.
     await tx.enqueue([ChangeEntry(entries[0].key, entries[0].version, event)])
-    return BulkReleased(event, len(entries), last)
+    return BulkReleased(event, len(entries), last, locked_seconds=tx.clock.monotonic() - began)
 
 
 def _of_size(found: Sequence[Owned], most: int) -> tuple[list[str], str | None]:

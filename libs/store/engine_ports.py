@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from libs.ownership.limits import RELEASE_ANSWER_BYTES
+from libs.ownership.limits import BULK_LOCK_SECONDS, BULK_ROWS, RELEASE_ANSWER_BYTES
 from libs.ownership.model import BucketOwner, BulkRelease, Record, Store
 from libs.ownership.orders import Order
 from libs.store import engine, engine_apply, engine_recovery
@@ -18,6 +18,9 @@ from libs.store.window import size_of
 RELEASE_KEYS = 50
 """Keys of one transaction. A client's write may wait for one such transaction during a large release."""
 
+FEWEST_BULK_ROWS = 50
+"""Minimum number of records of a bulk release: fewer would cost more than they spare clients."""
+
 APPLY_RECORDS = 200
 """Records of one transaction, if they need not commit together with a step of the feed."""
 
@@ -28,6 +31,8 @@ class EngineTransfers:
     def __init__(self, transactions: Transactions, store: Store) -> None:
         self._transactions = transactions
         self._store = store
+        self._bulk_rows = BULK_ROWS // 4
+        """Records of the next bulk release."""
 
     async def release(self, keys: Sequence[str], to: Store, *, create: bool) -> Released:
         results: list[ReleaseResult] = []
@@ -46,9 +51,11 @@ class EngineTransfers:
     async def release_bulk(self, buckets: Sequence[int], to: Store, after: str = "") -> BulkReleased:
         if to is self._store:
             raise ValueError(f"store {to} cannot release to itself")
-        release = partial(engine.release_bulk, buckets=buckets, to=to, after=after)
+        release = partial(engine.release_bulk, buckets=buckets, to=to, after=after, most=self._bulk_rows)
         # Behind clients' calls, which go between two transactions.
-        return await self._transactions.run(release, Lane.BULK)
+        done = await self._transactions.run(release, Lane.BULK)
+        self._bulk_rows = next_bulk_rows(self._bulk_rows, done)
+        return done
 
     async def take(self, bulk: BulkRelease) -> Taken:
         if bulk.to is not self._store:
@@ -79,6 +86,18 @@ class EngineTransfers:
 
     async def return_bucket(self, bucket_owner: BucketOwner) -> BucketOwner | None:
         return await self._transactions.run(partial(engine.decline_bucket, offered=bucket_owner))
+
+
+def next_bulk_rows(rows: int, done: BulkReleased) -> int:
+    """Return the number of records to release at once after a release of up to `rows`."""
+    if done.locked_seconds > BULK_LOCK_SECONDS:
+        return max(rows // 2, FEWEST_BULK_ROWS)
+    # A short release says nothing about longer ones.
+    return (
+        min(rows + rows // 4, BULK_ROWS)
+        if done.released == rows and done.locked_seconds < BULK_LOCK_SECONDS / 2
+        else rows
+    )
 
 
 class EngineSeizures:

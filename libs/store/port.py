@@ -161,6 +161,8 @@ class BulkReleased:
     """Key of the last record that was examined; "" if there are no more."""
     is_full: bool = False
     """No record was released because the outbox is full."""
+    locked_seconds: float = field(default=0.0, compare=False)
+    """Time from the lock of the rows to the commit."""
 
 
 class Taken(NamedTuple):
@@ -189,8 +191,8 @@ class Transfers(Protocol):
         event without payloads, by `decide_bulk_release`.
 
         `buckets`: rising numbers. Records after the key `after`, in the order of buckets and keys; at most BULK_ROWS,
-        so that a client's write waits for a short time. Leaves out rows that are locked, too large or exhausted. A
-        release may use the outbox's reserve.
+        and so few that their locks are held for about BULK_LOCK_SECONDS. Leaves out rows that are locked, too large or
+        exhausted. A release may use the outbox's reserve.
         """
         ...
 

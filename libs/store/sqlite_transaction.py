@@ -188,14 +188,21 @@ class SqliteTransaction:
         }
 
     async def put_heads(self, puts: Sequence[PutHead], *, own: bool) -> set[str]:
-        return {put.head.key for put in puts if not self._put_head(put, own=own)}
+        statement, values = self._core.statements.update_envelope[own], [self._head_values(put, own) for put in puts]
+        if self._connection.executemany(statement, values).rowcount == len(values):
+            return set()
+        # Some have changed: what is stored shows which. The transaction starts again in any case.
+        stored = await self.heads([put.head.key for put in puts], lock=True)
+        return {put.head.key for put in puts if (here := stored.get(put.head.key)) is None or here != put.head}
 
     def _put_head(self, put: PutHead, *, own: bool) -> bool:
-        (key, version, owner, digest, bases), before = put
-        envelope = (owner.value, *version, bases_text(bases), signed(digest), key)
-        condition = (self._core.store.value if own else before.owner.value, *before.version)
         statement = self._core.statements.update_envelope[own]
-        return self._connection.execute(statement, (*envelope, *condition)).rowcount == 1
+        return self._connection.execute(statement, self._head_values(put, own)).rowcount == 1
+
+    def _head_values(self, put: PutHead, own: bool) -> tuple[Value, ...]:  # noqa: FBT001
+        (key, version, owner, digest, bases), before = put
+        was_owner = self._core.store.value if own else before.owner.value
+        return (owner.value, *version, bases_text(bases), signed(digest), key, was_owner, *before.version)
 
     async def delete(self, keys: Sequence[str]) -> None:
         table = self._core.layout.table

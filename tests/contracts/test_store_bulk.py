@@ -8,10 +8,18 @@ import pytest
 
 from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner
-from libs.ownership.limits import BULK_ROWS, MAX_EVENT_BYTES, MAX_KEY_BYTES, MAX_PAYLOAD_BYTES, RETRY_WINDOW_SECONDS
+from libs.ownership.limits import (
+    BULK_LOCK_SECONDS,
+    BULK_ROWS,
+    MAX_EVENT_BYTES,
+    MAX_KEY_BYTES,
+    MAX_PAYLOAD_BYTES,
+    RETRY_WINDOW_SECONDS,
+)
 from libs.ownership.model import Answered, BucketOwner, BulkRelease, Row, bucket_of
 from libs.ownership.terms import next_term
 from libs.ownership.wire import read_bulk, record_of_event
+from libs.store.engine_ports import FEWEST_BULK_ROWS, next_bulk_rows
 from libs.store.limits import OutboxLimits
 from libs.store.port import BulkReleased, ExportQuery, StorePorts
 from tests.contracts.conftest import MakeStore
@@ -195,7 +203,8 @@ async def test_records_that_another_store_owns_or_that_are_hidden_stay(store: St
 
 
 async def test_a_release_goes_on_after_the_last_key(make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("libs.store.engine.BULK_ROWS", 5)
+    monkeypatch.setattr("libs.store.engine_ports.BULK_ROWS", 20)
+    monkeypatch.setattr("libs.store.engine_ports.BULK_LOCK_SECONDS", 1e9)
     async with make_store() as store:
         await own(store, KEYS)
         for key in KEYS:
@@ -283,3 +292,13 @@ async def test_keys_are_those_of_an_export(store: StorePorts) -> None:
     ):
         records, more = await store.inspection.export(query)
         assert await store.inspection.keys(query) == ([record.row.key for record in records], more)
+
+
+def test_a_store_releases_fewer_records_at_once_while_its_locks_last_too_long() -> None:
+    slow, quick = BULK_LOCK_SECONDS * 1.5, BULK_LOCK_SECONDS / 4
+    assert next_bulk_rows(400, BulkReleased(b"e", 400, locked_seconds=slow)) == 200
+    assert next_bulk_rows(60, BulkReleased(b"e", 60, locked_seconds=slow)) == FEWEST_BULK_ROWS
+    assert next_bulk_rows(400, BulkReleased(b"e", 400, locked_seconds=quick)) == 500
+    assert next_bulk_rows(900, BulkReleased(b"e", 900, locked_seconds=quick)) == BULK_ROWS
+    assert next_bulk_rows(400, BulkReleased(b"e", 399, locked_seconds=quick)) == 400, "a short release shows nothing"
+    assert next_bulk_rows(400, BulkReleased(b"e", 400, locked_seconds=BULK_LOCK_SECONDS * 0.7)) == 400

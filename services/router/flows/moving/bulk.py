@@ -1,4 +1,4 @@
-"""Moves of many records at once: the source releases up to 500 in one transaction, the target takes them in one.
+"""Moves of many records at once: the source releases up to 1000 in one transaction, the target takes them in one.
 
 Neither step carries payloads, because the target has the records already. A record that the target cannot take, for
 example because its last write has not arrived yet, is released again alone, which returns it whole.
