@@ -199,7 +199,7 @@ class SqliteTransaction:
         statement = self._core.statements.update_envelope[own]
         return self._connection.execute(statement, self._head_values(put, own)).rowcount == 1
 
-    def _head_values(self, put: PutHead, own: bool) -> tuple[Value, ...]:  # noqa: FBT001
+    def _head_values(self, put: PutHead, own: bool) -> tuple[Value, ...]:
         (key, version, owner, digest, bases), before = put
         was_owner = self._core.store.value if own else before.owner.value
         return (owner.value, *version, bases_text(bases), signed(digest), key, was_owner, *before.version)
