@@ -129,7 +129,7 @@ client-versions: env ## run baton-client's tests with the oldest and the newest 
 	$$environment/bin/python -m pytest -q -c /dev/null --rootdir clients/python -p no:cacheprovider clients/python/tests; done
 
 # Beside the ranges' packages: what the unit tests need, at any version.
-TEST_TOOLS := "pytest>=9" "pytest-asyncio>=1.5" "hypothesis>=6.170" "pyyaml>=6" cloudevents grpcio-tools
+TEST_TOOLS := "pytest>=9" "pytest-asyncio>=1.5" "hypothesis>=6.170" "pyyaml>=6" cloudevents grpcio-tools trustme
 
 versions: env ## run the unit tests with the oldest and the newest packages that this project takes
 	@for resolution in lowest-direct highest; do environment=build/versions/$$resolution; echo "$$resolution"; \

@@ -331,7 +331,7 @@ def _trim(connection: sqlite3.Connection, partition: int, oldest: int) -> None:
     with _transaction(connection):
         connection.execute("UPDATE part SET oldest = max(oldest, min(next, ?)) WHERE part = ?", (oldest, partition))
         connection.execute(
-            "DELETE FROM event WHERE part = ?1 AND at < (SELECT oldest FROM part WHERE part = ?1)", (partition,)
+            "DELETE FROM event WHERE part = ? AND at < (SELECT oldest FROM part WHERE part = ?)", (partition, partition)
         )
 
 

@@ -148,7 +148,7 @@ class Core:
         if call is None:
             return found_from(key, connection.execute(self.statements.read, (key, bucket)).fetchone())
         # One line for each served request of the id; one line if there is none.
-        lines = connection.execute(self.statements.find, (key, bucket, call.request_id)).fetchall()
+        lines = connection.execute(self.statements.find, (key, key, call.request_id, bucket)).fetchall()
         values = lines[0]
         served = () if values[_SERVED] is None else tuple(_served_of(call.request_id, line) for line in lines)
         found = found_from(key, values, served)

@@ -232,12 +232,12 @@ class OldRows:
         # SQLite compares without the interpreter's lock. So it selects the ids that are long or not plain ASCII, and
         # only these are examined here.
         name, column = self._old.name, self._old.id
-        texts = f"FROM {name} WHERE {column} > CAST(?1 AS TEXT) AND {column}"
+        texts = f"FROM {name} WHERE {column} > CAST(? AS TEXT) AND {column}"
         last = connection.execute(
             f"SELECT {column} {texts} < x'' ORDER BY {column} LIMIT 1 OFFSET {SCAN_ROWS}", (after,)
         ).fetchone()
         # One upper bound: SQLite uses only one for the search in its index.
-        until = "< x''" if last is None else "<= CAST(?2 AS TEXT)"
+        until = "< x''" if last is None else "<= CAST(? AS TEXT)"
         odd = (
             f"(length(CAST({column} AS BLOB)) <> length({column}) OR length({column}) > {_SHORT}"
             f" OR {column} GLOB '*[^!-~]*')"
@@ -305,8 +305,8 @@ class OldRows:
 
     def _is_id(self, connection: sqlite3.Connection, text: str) -> bool:
         column = self._old.id
-        of_old = f"SELECT 1 FROM {self._old.name} WHERE {column} = ?1"
-        of_new = f"SELECT 1 FROM {self._table} WHERE key = ?2"
+        of_old = f"SELECT 1 FROM {self._old.name} WHERE {column} = ?"
+        of_new = f"SELECT 1 FROM {self._table} WHERE key = ?"
         found = connection.execute(f"{of_old} UNION ALL {of_new} LIMIT 1", (text, self._old.prefix + text))
         return found.fetchone() is not None
 

@@ -89,9 +89,9 @@ def _pull(limit: int, connection: sqlite3.Connection) -> list[ChangeEntry]:
 
 
 def _unlogged(changes: Sequence[tuple[str, Version]], connection: sqlite3.Connection) -> set[tuple[str, Version]]:
-    named = "WHERE key = ?1 AND term = ?2 AND revision = ?3"
+    named = "WHERE key = ? AND term = ? AND revision = ?"
     find = f"SELECT 1 FROM outbox {named} UNION ALL SELECT 1 FROM aside {named}"
-    return {(key, version) for key, version in changes if connection.execute(find, (key, *version)).fetchone()}
+    return {(key, version) for key, version in changes if connection.execute(find, (key, *version) * 2).fetchone()}
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,8 @@ def _parked_after(position: tuple[int, int], limit: int, connection: sqlite3.Con
 
 
 def _parked(limit: int, position: tuple[int, int] | None, connection: sqlite3.Connection) -> list[Parked]:
-    found = connection.execute(
-        f"{_PARKED} WHERE ?1 IS NULL OR part = ?1 AND at = ?2 ORDER BY rowid LIMIT ?3",
-        (*(position or (None, None)), limit),
-    )
+    place = "WHERE part = ? AND at = ?" if position else ""
+    found = connection.execute(f"{_PARKED} {place} ORDER BY rowid LIMIT ?", (*(position or ()), limit))
     return [_parked_from(values) for values in found]
 
 

@@ -91,12 +91,12 @@ class SqliteSeizures(EngineSeizures):
 
     async def resolve(self, key: str, version: Version, resolution: str) -> bool:
         statement = (
-            "UPDATE conflict SET resolution = ?1 WHERE key = ?2 AND term = ?3 AND revision = ?4"
-            " AND resolution = '' AND ?1 <> ''"
+            "UPDATE conflict SET resolution = ? WHERE key = ? AND term = ? AND revision = ?"
+            " AND resolution = '' AND ? <> ''"
         )
 
         def work(connection: sqlite3.Connection) -> bool:
-            return connection.execute(statement, (resolution, key, *version)).rowcount == 1
+            return connection.execute(statement, (resolution, key, *version, resolution)).rowcount == 1
 
         return await self._core.database.write(work)
 

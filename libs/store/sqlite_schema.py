@@ -244,41 +244,38 @@ NOT_FENCED = "NOT EXISTS (SELECT 1 FROM standing WHERE gone <> '')"
 
 
 class Statements:
-    """The statements of a layout, made once. The comment above a statement lists its parameters, which are numbered if
-    one is used twice."""
+    """The statements of a layout, made once. The comment above a statement lists its parameters."""
 
     def __init__(self, layout: Layout) -> None:
         table = layout.table
         columns = [*PROTOCOL_COLUMNS, *layout.columns, "lease"]
         names = ", ".join(columns)
-        set_marks = ", ".join(f"{name} = ?{number}" for number, name in enumerate(columns, 1))
-        after = len(columns)
+        set_marks = ", ".join(f"{name} = ?" for name in columns)
 
         # Key, bucket.
-        self.read = f"SELECT {ROW}, {BUCKET} FROM bucket b LEFT JOIN {table} r ON r.key = ?1 WHERE b.bucket = ?2"
-        # Key, bucket, request id.
+        self.read = f"SELECT {ROW}, {BUCKET} FROM bucket b LEFT JOIN {table} r ON r.key = ? WHERE b.bucket = ?"
+        # Key, key, request id, bucket.
         self.find = (
             f"SELECT {ROW}, {BUCKET}, s.principal, s.request_hash, s.term, s.revision, s.answer,"
             " iif(r.lease <> '', (SELECT seconds FROM tick) - r.lease_tick, 0.0)"
-            f" FROM bucket b LEFT JOIN {table} r ON r.key = ?1"
-            " LEFT JOIN served s ON s.key = ?1 AND s.request_id = ?3 WHERE b.bucket = ?2"
+            f" FROM bucket b LEFT JOIN {table} r ON r.key = ?"
+            " LEFT JOIN served s ON s.key = ? AND s.request_id = ? WHERE b.bucket = ?"
         )
         # By `own` (see `Transaction.put`). The change is refused if the statement changes no row.
+        # All columns; then the owner that the bucket must have, or None.
         self.insert = {
             own: f"INSERT INTO {table} ({names}, lease_tick)"
-            f" SELECT {', '.join(f'?{number}' for number in range(1, after + 1))}, (SELECT seconds FROM tick)"
-            f" FROM bucket b WHERE b.bucket = ?2 AND b.term = ?3 AND {owned}"
-            for own, owned in (
-                (True, f"b.owner = ?{after + 1} AND {NOT_FENCED}"),
-                (False, f"?{after + 1} IS NULL"),
-            )
+            f" WITH made ({names}) AS (VALUES ({', '.join('?' for _ in columns)}))"
+            " SELECT made.*, (SELECT seconds FROM tick)"
+            f" FROM made JOIN bucket b ON b.bucket = made.bucket AND b.term = made.term AND {owned}"
+            for own, owned in ((True, f"b.owner = ? AND {NOT_FENCED}"), (False, "? IS NULL"))
         }
         fences = ((True, f" AND {NOT_FENCED}"), (False, ""))
-        # All columns; then the owner, term and revision that the row must have.
+        # As `update_values` returns them.
         self.update = {
             own: f"UPDATE {table} SET {set_marks},"
-            f" lease_tick = iif(lease = ?{after}, lease_tick, (SELECT seconds FROM tick))"
-            f" WHERE key = ?1 AND owner = ?{after + 1} AND (term, revision) = (?{after + 2}, ?{after + 3}){fence}"
+            " lease_tick = iif(lease = ?, lease_tick, (SELECT seconds FROM tick))"
+            f" WHERE key = ? AND owner = ? AND (term, revision) = (?, ?){fence}"
             for own, fence in fences
         }
         # Owner, term, revision, bases, digest, key; then the owner, term and revision that the row must have.
@@ -293,6 +290,11 @@ class Statements:
         # From the index alone.
         self.counts = f"SELECT bucket, count(*), sum(owner = ?) FROM {table} GROUP BY bucket ORDER BY bucket"
         self.census = f"SELECT count(*), total(owner = ?) FROM {table}"
+
+
+def update_values(columns: Sequence[Value], owner: str, version: Version) -> tuple[Value, ...]:
+    """Parameters of `Statements.update`: all columns, and the owner and version that the row must have."""
+    return (*columns, columns[-1], columns[0], owner, *version)
 
 
 SERVE = (

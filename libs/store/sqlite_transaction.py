@@ -41,6 +41,7 @@ from libs.store.sqlite_schema import (
     row_from,
     signed,
     unsigned,
+    update_values,
     values_of,
 )
 from libs.store.transaction import (
@@ -63,15 +64,16 @@ _PUT_BUCKET = (
 # Of two events at one place of two logs, one without a right code makes no other one go.
 _PARK = (
     "INSERT OR REPLACE INTO parked (part, at, key, reason, event, headers, topic, unauthenticated)"
-    " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8"
-    " WHERE NOT (?8 AND EXISTS (SELECT 1 FROM parked WHERE part = ?1 AND at = ?2 AND NOT unauthenticated))"
+    " WITH made (part, at, key, reason, event, headers, topic, unauthenticated) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?))"
+    " SELECT * FROM made WHERE NOT (unauthenticated AND EXISTS"
+    " (SELECT 1 FROM parked p WHERE p.part = made.part AND p.at = made.at AND NOT p.unauthenticated))"
 )
 # events, bytes
 _TRIM = (
     "DELETE FROM parked WHERE rowid IN (SELECT id FROM (SELECT rowid AS id,"
     " row_number() OVER newest AS number, sum(length(event) + length(headers)) OVER newest AS size"
     " FROM parked WHERE unauthenticated WINDOW newest AS (ORDER BY rowid DESC))"
-    " WHERE number > 1 AND (number > ?1 OR size > ?2))"
+    " WHERE number > 1 AND (number > ? OR size > ?))"
 )
 _OPEN = "SELECT 1 FROM conflict WHERE bucket = ? AND resolution = '' LIMIT 1"
 
@@ -131,11 +133,12 @@ class SqliteTransaction:
 
     async def hidden(self, limit: int, bucket: int | None = None) -> Sequence[Row]:
         self._core.check_complete("a search for rows of a lower term")
+        one, of_bucket = ((bucket,), " AND b.bucket = ?") if bucket is not None else ((), "")
         statement = (
             f"SELECT {ROW} FROM bucket b JOIN {self._core.layout.table} r ON r.bucket = b.bucket AND r.term < b.term"
-            " WHERE b.term > 0 AND (?1 IS NULL OR b.bucket = ?1) LIMIT ?2"
+            f" WHERE b.term > 0{of_bucket} LIMIT ?"
         )
-        return self._rows(statement, bucket, limit)
+        return self._rows(statement, *one, limit)
 
     def _rows(self, statement: str, *parameters: Value) -> list[Row]:
         found = (row_from(values) for values in self._connection.execute(statement, parameters))
@@ -150,10 +153,10 @@ class SqliteTransaction:
         if before is None:
             values = (*values_of(row, core.layout), core.store.value if own else None)
             return self._connection.execute(statements.insert[own], values).rowcount == 1
-        condition = (core.store.value if own else before.owner.value, *before.version)
         if put.keeps_payload:
             return self._put_head(PutHead(row.head, before.head), own=own)
-        values = (*values_of(row, core.layout), *condition)
+        owner = core.store.value if own else before.owner.value
+        values = update_values(values_of(row, core.layout), owner, before.version)
         return self._connection.execute(statements.update[own], values).rowcount == 1
 
     async def owned(self, buckets: Sequence[int], after: str, limit: int) -> Sequence[Owned]:

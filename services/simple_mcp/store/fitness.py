@@ -15,7 +15,7 @@ from libs.errors import BatonError
 from libs.ownership.model import Row, Store, Version
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.sandboxes.schema import SCHEMAS
-from libs.store.sqlite_schema import PROTOCOL_COLUMNS, Statements, values_of
+from libs.store.sqlite_schema import PROTOCOL_COLUMNS, Statements, update_values, values_of
 from services.simple_mcp.store.flat import COLUMNS, LAYOUT, PREFIX, SCHEMA_VERSION
 
 TABLE = LAYOUT.table
@@ -183,7 +183,8 @@ def _writes(scratch: sqlite3.Connection) -> Iterator[str]:
         try:
             scratch.execute(statements.insert[True], (*values_of(row, LAYOUT), Store.A.value))
             later = Row(row.key, Version(0, 2), Store.A, row.write_version, row.live, row.payload, SCHEMA_VERSION)
-            scratch.execute(statements.update[False], (*values_of(later, LAYOUT), Store.A.value, *row.version))
+            changed = update_values(values_of(later, LAYOUT), Store.A.value, row.version)
+            scratch.execute(statements.update[False], changed)
         except sqlite3.Error as error:
             yield f"a record of the store does not fit the table ({error}): {_rebuild('no such constraint')}"
             return
