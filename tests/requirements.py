@@ -789,7 +789,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_rollback_takes_the_calls_off_their_store_at_once_and_to_the_other_once_the_records_are_there",
             "the_flag_of_an_operation_takes_only_its_calls_to_a_router",
             "a_share_of_the_direct_calls_still_goes_through_a_router",
-        ),
+        )
+        + _in("integration/test_direct_go.py", "a_go_client_calls_each_records_store"),
     ),
     "route.rule": Requirement(
         "A call is direct exactly where its bucket is settled, its store serves and nothing needs a router",

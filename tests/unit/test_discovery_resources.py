@@ -15,7 +15,8 @@ from libs.settings import WrongSetting
 from services.router.api.discovery_resources import Advertised, snapshot
 from services.router.core.discovery import CLUSTERS, ENDPOINTS, LISTENERS, ROUTES, Snapshot
 from services.router.core.routes import NO_ROUTES, Routes, RpcRoutes, Run
-from services.router.features.xds import direct_buckets, xds_authenticator
+from services.router.features.xds import check_envoy, direct_buckets, xds_authenticator
+from services.router.settings import RouterSettings
 
 GET, UPDATE = "/s/Get", "/s/Update"
 SPLIT = (Run(0, 300, Store.B), Run(300, BUCKETS, Store.A))
@@ -126,6 +127,14 @@ def test_a_listener_without_the_authentication_that_it_needs_does_not_open(
 ) -> None:
     with pytest.raises(WrongSetting, match=trouble):
         xds_authenticator(address, kind, identity, verified=verified)
+
+
+def test_an_envoy_gets_no_tls_that_checks_nothing() -> None:
+    settings = RouterSettings(store_a="a:1", store_b="b:1", control_store="memory:", event_log="memory:")
+    for values in ({"xds_envoy": "127.0.0.1:80"}, {"xds_certificate_provider": "baton"}):
+        check_envoy(settings.model_copy(update=values))
+    with pytest.raises(WrongSetting, match="no certificate provider"):
+        check_envoy(settings.model_copy(update={"xds_envoy": "127.0.0.1:80", "xds_certificate_provider": "baton"}))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from services.router.core.discovery import Snapshot
 from services.router.core.routes import Routes
 from services.router.features.shared import Feature, SharedFlows
 from services.router.flows.steering.endpoints import Endpoints
+from services.router.settings import RouterSettings
 
 REQUEST_BYTES = 64 * 1024
 
@@ -91,6 +92,7 @@ def xds_server(flows: SharedFlows, xds: Xds, identity: Identity) -> Server:
             f"xds_routers: it is not set, and public = {settings.public} is no address that clients can call: set the"
             " public addresses of all routers"
         )
+    check_envoy(settings)
     verified = tls is not None and tls.material.ca is not None
     config = ServerConfig(
         settings.xds,
@@ -101,6 +103,15 @@ def xds_server(flows: SharedFlows, xds: Xds, identity: Identity) -> Server:
         share_port=settings.share_ports,
     )
     return Server(config, [xds.discovery.service()])
+
+
+def check_envoy(settings: RouterSettings) -> None:
+    """Raises WrongSetting. Envoy ignores certificate providers: it would encrypt and check nothing."""
+    if settings.xds_envoy and settings.xds_certificate_provider:
+        raise WrongSetting(
+            "xds_envoy: Envoys know no certificate provider: leave xds_certificate_provider empty at the routers that"
+            " serve Envoys"
+        )
 
 
 def xds_authenticator(address: str, kind: str | None, identity: Identity, *, verified: bool) -> Authenticator:
