@@ -843,6 +843,32 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         )
         + _in("unit/test_discovery.py", "a_refused_response_is_not_repeated_until_it_changes"),
     ),
+    "traffic.direct-stores": Requirement(
+        "A store answers a direct call as its owner or passes it on, follows a rollback without its clients, "
+        "and its direct calls count for gates and automatic rollback; nothing is lost under clients with old routes",
+        _in(
+            "acceptance/test_direct.py",
+            "a_b_that_serves_direct_calls_alone_is_left_when_it_fails_or_becomes_slow",
+        )
+        + _in(
+            "acceptance/test_direct_storms.py",
+            "a_flip_storm_with_direct_clients_loses_nothing",
+            "nothing_is_lost_under_direct_clients_while_our_own_processes_die_in_turn",
+        )
+        + _in(
+            "integration/test_direct_traffic.py",
+            "several_routers_count_each_call_once_in_all_their_figures",
+            "a_router_that_is_started_again_counts_no_call_again_and_another_one_remembers",
+            "faults_of_direct_calls_alone_roll_back",
+        )
+        + _in(
+            "unit/test_direct_calls.py",
+            "a_direct_call_is_answered_or_passed_on_as_the_routers_report",
+            "the_routes_of_the_newest_setting_count_of_all_routers_together",
+            "a_direct_client_is_no_client_of_the_old_service_while_routers_lead_it",
+            "a_direct_write_is_acknowledged_from_the_log_if_the_routers_say_so",
+        ),
+    ),
     "traffic.passed-on": Requirement(
         "A call that a store cannot answer goes to a router with the rights of its caller and no others, "
         "and never goes round in a circle",

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from libs.backend.direct import DirectCalls, is_marked
 from libs.backend.logged import LogWaits
+from libs.backend.pages import page_of
 from libs.backend.passing import Passing
 from libs.backend.quota import AccountQuota, Attempt
 from libs.backend.scopes import change_of, limited, scope_of, within
@@ -39,14 +40,16 @@ from libs.rpc import metadata
 from libs.rpc.caller import Caller, asks_why, make_id, read_caller
 from libs.rpc.clients import Clients, name_of
 from libs.rpc.errors import Context, Pairs, add_trailers
-from libs.rpc.limits import ANSWER_BYTES
 from libs.rpc.server import RawService
-from libs.store.port import Listed, StorePorts
+from libs.store.port import StorePorts
 from libs.tasks import Background
 
 Answering = Callable[[str, bytes, Context], Awaitable[bytes]]
 Streaming = Callable[[str, bytes, Context], AsyncGenerator[bytes, None]]
 """Arguments: a method's name, a request and its call."""
+
+DIRECT = "direct route"
+"""Reason of a store for its answer to a direct call."""
 
 ANSWER_SECONDS = 0.05
 """Part of a caller's time that is reserved for the answer on its way."""
@@ -149,7 +152,8 @@ class Calls:
         deps, rule, found = self._deps, self._methods[method], context.invocation_metadata()
         # As at the router: a client cannot know which store answers it.
         version = self._schemas.asked(found)
-        caller = self._caller(context, version)._replace(logged=deps.public_logged or deps.direct.routes.logged)
+        logged = deps.public_logged or deps.direct.routes.logged
+        caller = self._caller(context, version)._replace(logged=logged, explain=asks_why(found))
         parsed = self._parse_once(method, request, caller)
         if isinstance(parsed, List):
             raise ValueError(f"{rule.path} is parsed as a list")
@@ -161,15 +165,21 @@ class Calls:
         elif not (
             deps.serving.serving
             and not self._schemas.is_old(version)
-            and not asks_why(found)
+            and (not caller.explain or self._shows_versions())
             and deps.direct.routes.has(rule.path, bucket)
         ):
             return await self._pass_direct(passing, method, request, context, caller)
+        why = self._why() if caller.explain and self._shows_versions() else ()
         try:
-            return await deps.direct.measured(rule, context, self._own(method, parsed, caller, context))
+            answer = await deps.direct.measured(rule, context, self._own(method, parsed, caller, context))
+            add_trailers(context, why)
+            return answer
         except NotOwner as error:
             if passing is None:
                 raise _no_router() from error
+        except BatonError:
+            add_trailers(context, why)
+            raise
         return await self._pass_direct(passing, method, request, context, caller)
 
     async def _pass_direct(
@@ -182,7 +192,16 @@ class Calls:
         """Answer as the record's owner. Raises NotOwner."""
         if isinstance(parsed, Write):
             return await self._write(method, parsed, caller, context)
-        return await self._read(parsed)
+        return await self._read(parsed, context if caller.explain and self._shows_versions() else None)
+
+    def _shows_versions(self) -> bool:
+        """Whether an explanation may show the running call's caller store and version."""
+        scope = scope_of(self._contract)
+        return scope is None or not scope.is_restricted
+
+    def _why(self) -> Pairs:
+        """The explanation of a direct call."""
+        return (metadata.REASON, DIRECT), (metadata.STORE, self._ports.store.value), (metadata.STALE, "0")
 
     def _client(self, context: Context) -> Caller:
         """The caller at the public listener. Raises InvalidField."""
@@ -288,7 +307,7 @@ class Calls:
         found = await self._find(read.key)
         row = read_as_owner(found, self._ports.store)
         if version_to is not None:
-            version_to.set_trailing_metadata(((metadata.VERSION, _shown(found.version)),))
+            add_trailers(version_to, ((metadata.VERSION, _shown(found.version)),))
         return read.answer(row)
 
     async def _read_replica(self, read: Read, context: Context) -> bytes:
@@ -358,21 +377,6 @@ class Calls:
         behind = self._deps.behind_seconds()
         age = () if behind is None else ((metadata.AGE_SECONDS, f"{behind:.3f}"),)
         return ((metadata.STALE, "1"), *age)
-
-
-async def page_of(ports: StorePorts, wanted: List) -> tuple[list[Listed], bool]:
-    """The rows of a page, at most ANSWER_BYTES of payload but at least one, and whether more may follow.
-
-    If the last row does not match, the store ended its search there: the page is short, or empty.
-    """
-    page = wanted.page
-    rows = await ports.records.page(replace(page, limit=page.limit + 1))
-    size = 0
-    for position, listed in enumerate(rows):
-        size += len(listed.row.payload) if listed.matches else 0
-        if position == page.limit or (position and size > ANSWER_BYTES):
-            return rows[:position], True
-    return rows, bool(rows) and not rows[-1].matches
 
 
 def _no_router() -> OwnerUnavailable:

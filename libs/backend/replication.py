@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from libs.backend.arrivals import fence_if_seized, terms_of
-from libs.backend.calls import Dependencies, page_of
+from libs.backend.calls import Dependencies
 from libs.backend.checks import (
     MAX_ACKS,
     MAX_PAGE,
@@ -27,6 +27,7 @@ from libs.backend.comparison import Comparison
 from libs.backend.direct import DirectMethods
 from libs.backend.feed import ApplyLoop
 from libs.backend.lost_rows import lost_rows
+from libs.backend.pages import page_of
 from libs.backend.parked import ParkedMethods
 from libs.backend.scopes import limited, scope_of
 from libs.backend.status import count_aside, count_feed, locks_to_pb

@@ -52,6 +52,10 @@ class Setup:
     stores: Sequence[StoreAccess] = ()
     """Internal listeners of all processes of both stores, for their vitals and for the ledger."""
     event_log: LogAddress | None = None
+    direct: Sequence[str] = ()
+    """Public addresses of all processes of both stores, for the direct clients of its own load."""
+    xds: str = ""
+    """Target of its clients with xDS."""
     load: LoadPlan = field(default_factory=LoadPlan)
     tolerance: Tolerance = field(default_factory=Tolerance)
     settle_seconds: float = SETTLE_SECONDS
@@ -121,7 +125,9 @@ async def run_storm(setup: Setup, plan: StormPlan, directory: Path, say: Callabl
         handoffs = sum(status.handoffs for status in await storm.statuses())
         # Names and requests of its own, so that leftovers of another load are no starting point.
         plan_of_load = replace(setup.load, word=f"storm-{secrets.token_hex(4)}", seed=secrets.randbits(32))
-        load = Load(plan_of_load, setup.public, directory) if setup.public else None
+        load = None
+        if setup.public:
+            load = Load(plan_of_load, setup.public, directory, direct=setup.direct, xds=setup.xds)
         began = time.monotonic()
         try:
             await _rage(storm, plan, flags, load, say)

@@ -12,6 +12,7 @@ from pathlib import Path
 from libs.proving.history.history import Call, HistoryWriter, read_history
 from libs.proving.trial.access import OPEN, Access, Bearing
 from libs.proving.trial.client import Client, Manner
+from libs.proving.trial.direct import RandomStore, Routed
 from libs.proving.trial.doors import McpWay, RestWay, Way
 from libs.proving.trial.requests import COLLECTION, Mix, Names
 from libs.proving.trial.stats import Stats
@@ -40,6 +41,10 @@ class LoadPlan:
     """Prefix of the names that it creates: a different one for each load on a system."""
     by_http: int = 0
     """Number of clients over HTTP: alternating between REST and MCP."""
+    direct: int = 0
+    """Number of clients that send each call to a random process of the stores, with addresses in `Load.direct`."""
+    by_xds: int = 0
+    """Number of clients that follow the routers' routes, with a target in `Load.xds`."""
 
     def __post_init__(self) -> None:
         if self.clients < 1 or self.made_names < 1:
@@ -66,6 +71,10 @@ class Load:
     """HTTP addresses of the routers."""
     access: Sequence[Access] = (OPEN,)
     """Of the first client, the second one and so on, in turn."""
+    direct: Sequence[str] = ()
+    """Public addresses of the stores' processes."""
+    xds: str = ""
+    """Target of clients with xDS: "xds:///sandbox.v1.SandboxService"."""
     stats: Stats = field(default_factory=Stats)
     started: float = 0.0
     ended: float = 0.0
@@ -119,9 +128,7 @@ class Load:
         manner = Manner(plan.deadline_seconds, interval, plan.retry_seconds)
         for number in range(plan.clients):
             access = self.access[number % len(self.access)]
-            channels: list[Way] = [
-                await stack.enter_async_context(open_channel(address, access.tls)) for address in self.routers
-            ]
+            channels = await self._channels(stack, number, access)
             if (place := plan.clients - 1 - number) < plan.by_http:
                 kind = HTTP_WAYS[place % len(HTTP_WAYS)]
                 client = await stack.enter_async_context(access.http_client())
@@ -135,3 +142,12 @@ class Load:
             history = stack.enter_context(HistoryWriter(self.directory / f"client-{number:02}.jsonl", number))
             mix = Mix(number, names, plan.fresh_share, plan.seed)
             self._clients.append(Client(channels, mix, names, manner, self.stats, history, ending))
+
+    async def _channels(self, stack: AsyncExitStack, number: int, access: Access) -> list[Way]:
+        plan = self.plan
+        if number < plan.direct:
+            ways = [await stack.enter_async_context(open_channel(address, access.tls)) for address in self.direct]
+            return [RandomStore(ways, plan.seed + number)]
+        if number < plan.direct + plan.by_xds:
+            return [Routed(await stack.enter_async_context(open_channel(self.xds, access.tls)))]
+        return [await stack.enter_async_context(open_channel(address, access.tls)) for address in self.routers]

@@ -62,7 +62,7 @@ class Size:
     secure: bool = False
     """TLS on every leg, tokens, signed events."""
     xds: bool = False
-    """Routers give clients direct routes by xDS."""
+    """Routers give clients direct routes by xDS, and stores pass calls on to the routers' internal listeners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +186,16 @@ class World:
     def http_routers(self) -> list[str]:
         """HTTP addresses for clients; empty strings without HTTP."""
         return [node.http for name, node in self.nodes.items() if name.startswith("router")]
+
+    @property
+    def public_stores(self) -> list[str]:
+        """gRPC addresses for clients of all processes of both stores."""
+        return [node.public for name, node in self.nodes.items() if not name.startswith("router")]
+
+    @property
+    def xds(self) -> list[str]:
+        """xDS addresses for clients."""
+        return [node.xds for node in self.nodes.values() if node.xds]
 
     @property
     def controls(self) -> list[str]:
@@ -323,6 +333,8 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
     routers_by_name = [name for name in names if name.startswith("router")]
     routers = [places[name][0] for name in routers_by_name]
     new = ",".join(places[name][1] for name in names if name.startswith("b-"))
+    inside = {name: f"127.0.0.1:{free_port()}" for name in routers_by_name} if size.xds else {}
+    passing = {"router": routers[0], "router_internal": ",".join(inside.values())}
     log = servers.event_log
     shared = {
         "event_log": log.url,
@@ -337,7 +349,7 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
         "a": (
             "simple_mcp",
             OLD_PREFIX,
-            lambda _: {"database": str(directory / "a.db"), "router": routers[0], "other": new},
+            lambda _: {"database": str(directory / "a.db"), **passing, "other": new},
         ),
         "b": (
             "service_layer",
@@ -346,7 +358,7 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
                 "database": servers.new_database,
                 "redis": servers.redis,
                 **_redis(servers.redis, secured),
-                "router": routers[0],
+                **passing,
                 "other": places["a"][1],
             },
         ),
@@ -359,7 +371,7 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
                 "control_store": servers.control_store,
                 **({} if secured else {"control_token_file": str(directory / "token")}),
                 "name": name,
-                **(_xds(places) if size.xds else {}),
+                **({"internal": inside[name], **_xds(places)} if size.xds else {}),
                 **dict(zip(routers_by_name, size.router_settings, strict=False)).get(name, {}),
             },
         ),
