@@ -15,6 +15,7 @@ from libs.identity.principal import ANONYMOUS, Principal, Role
 from libs.ownership.model import Store
 from libs.ownership.wire import STORE_NUMBERS
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
+from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.proving.servers.ports import free_port
 from libs.rpc import metadata
@@ -172,3 +173,24 @@ async def test_a_call_that_comes_back_to_the_store_ends_with_the_settings_to_che
                 refused = await refusal(at.client.GetSandbox(pb.GetSandboxRequest(name=NAME), timeout=20))
             assert (refused.code(), reason_of(refused)[0]) == (grpc.StatusCode.FAILED_PRECONDITION, "CALL_LOOP")
             assert "router_internal" in (refused.details() or "")
+
+
+async def test_a_store_explains_no_direct_call_to_a_caller_of_some_accounts(tmp_path: Path) -> None:
+    """Store and version may depend on a record that the caller must not know."""
+    async with running_programs(tmp_path, **settings_of("tokens", tmp_path)) as at:
+        async with open_channel(at.passed_on) as router:
+            await by_router(router, "CreateSandbox", new("one"), pair_of(ADMIN))
+        async with open_channel(at.internal["a"]) as internal:
+            stub: Any = ReplicationServiceStub(internal.grpc)
+            known = rpb.SyncDirectCallsRequest(router="test")
+            await stub.SyncDirectCalls(known, metadata=((metadata.TOKEN, TOKEN),))
+        async with open_channel(at.grpc["a"]) as store:
+            call = store.multi_callable(f"/{SERVICE}/GetSandbox")(
+                pb.GetSandboxRequest(name=NAME).SerializeToString(),
+                metadata=grpc.aio.Metadata(
+                    *credentials("tokens").items(), (metadata.BUCKET, "1"), (metadata.EXPLAIN, "1")
+                ),
+            )
+            await call
+            found = dict(await call.trailing_metadata() or ())
+        assert found[metadata.REASON] == "phase", "a router answers"
