@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from typing import Any
-
-import grpc
 
 from libs.ownership.model import bucket_of
-from libs.pb.baton.xds.v1 import xds_pb2 as pb
-from services.router.api.discovery import SERVICE
-from services.router.core.discovery import ROUTES
 from services.router.core.phase import Phase, Setting
 from tests.certificates import Authority
-from tests.system.direct import Client, Direct, Secured, running_direct
+from tests.system.direct import Client, Direct, RawClient, Secured, running_direct
 from tests.waiting import eventually
 
 HALF = Setting(2, Phase.DUAL_WRITE, 500)
@@ -92,7 +85,7 @@ async def test_after_a_stores_death_the_next_call_goes_through_a_router(tmp_path
         await client.until(name, "store-b")
         await direct.echoes["store-b"].server.drain(0.1)
         assert await client.get(name) == "router"
-        assert "store-b: no process serves clients" in await direct.alerts()
+        await eventually(lambda: has_alert(direct, "store-b: no process serves clients"))
 
 
 async def test_a_process_that_drains_leaves_the_routes_before_it_closes(tmp_path: Path) -> None:
@@ -106,8 +99,8 @@ async def test_a_process_that_drains_leaves_the_routes_before_it_closes(tmp_path
 
 
 async def test_a_client_that_refuses_the_routes_keeps_its_own_and_is_named_in_the_status(tmp_path: Path) -> None:
-    async with running_direct(tmp_path, HALF) as direct, Refusing.connected(direct) as client:
-        first = await client.routes()
+    async with running_direct(tmp_path, HALF) as direct, RawClient.connected(direct.xds) as client:
+        first = await client.complete()
         await client.answer(first, "I do not understand \x1b[31m routes")
         await eventually(lambda: refused(direct))
         alerts = await direct.alerts()
@@ -130,49 +123,13 @@ async def test_direct_calls_over_tls_check_certificates_and_the_listener_require
         assert await (await direct.client(tls=stranger.tls())).get(name) == "UNAVAILABLE"
 
 
+async def has_alert(direct: Direct, text: str) -> bool:
+    return text in await direct.alerts()
+
+
 async def refused(direct: Direct) -> bool:
     return "refused the newest routes" in await direct.alerts()
 
 
 async def accepted(direct: Direct) -> bool:
     return "refused the newest routes" not in await direct.alerts()
-
-
-class Refusing:
-    """A client that speaks the protocol itself."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
-        self._stream: Any = channel.stream_stream(
-            f"/{SERVICE}/StreamAggregatedResources",
-            request_serializer=pb.DiscoveryRequest.SerializeToString,
-            response_deserializer=pb.DiscoveryResponse.FromString,
-        )()
-
-    @classmethod
-    def connected(cls, direct: Direct) -> Refusing:
-        return cls(grpc.aio.insecure_channel(direct.xds))
-
-    async def __aenter__(self) -> Refusing:
-        await self._stream.write(pb.DiscoveryRequest(type_url=ROUTES, resource_names=["baton"]))
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        self._stream.cancel()
-        await self._channel.close()
-
-    async def routes(self) -> pb.DiscoveryResponse:
-        async with asyncio.timeout(20):
-            found: pb.DiscoveryResponse = await self._stream.read()
-        assert found.type_url == ROUTES
-        return found
-
-    async def answer(self, response: pb.DiscoveryResponse, error: str = "") -> None:
-        request = pb.DiscoveryRequest(
-            type_url=ROUTES,
-            resource_names=["baton"],
-            version_info=response.version_info,
-            response_nonce=response.nonce,
-            error_detail=pb.Status(code=3, message=error) if error else None,
-        )
-        await self._stream.write(request)

@@ -18,20 +18,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from baton_client.bootstrap import bootstrap
 from baton_client.tls import Tls
 from libs.clock import SystemClock
 from libs.contract.descriptors import Contract
+from libs.ownership.model import BUCKETS
 from libs.pb.baton.control.v1 import control_pb2
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.pb.baton.xds.v1 import xds_pb2 as pb
 from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.proving.servers.ports import free_port
-from libs.rpc.channel import open_channel
+from libs.rpc.channel import Channel, open_channel
 from libs.rpc.server import RawService, Server, ServerConfig
 from libs.tls.files import TlsFiles
 from libs.tls.process import ClientTls
+from services.router.api.discovery import SERVICE
 from services.router.control.port import JournalEntry
 from services.router.control.sqlite import SqliteControlStore
+from services.router.core.discovery import ROUTES
 from services.router.core.phase import Setting
 from tests.certificates import LOCAL, Authority, Pair, files
 from tests.system.http import ROOT
@@ -233,4 +239,63 @@ async def running_direct(
         client_tls = secured.client() if secured else None
         channel = await stack.enter_async_context(open_channel(programs.address, client_tls))
         clients = await stack.enter_async_context(AsyncExitStack())
+        if setting is not None:
+            async with RawClient.connected(xds, client_tls) as client:
+                await client.complete()
         yield Direct(programs, folder, echoes, xds, ControlServiceStub(channel.grpc), clients)
+
+
+class RawClient:
+    """A client that speaks the protocol itself, and subscribes to routes."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self._stream: Any = channel.stream_stream(
+            f"/{SERVICE}/StreamAggregatedResources",
+            request_serializer=pb.DiscoveryRequest.SerializeToString,
+            response_deserializer=pb.DiscoveryResponse.FromString,
+        )()
+
+    @classmethod
+    def connected(cls, xds: str, tls: ClientTls | None = None) -> RawClient:
+        """`xds`: address of a router's listener."""
+        return cls(Channel(xds, tls).grpc)
+
+    async def __aenter__(self) -> RawClient:
+        await self._stream.write(pb.DiscoveryRequest(type_url=ROUTES, resource_names=["baton"]))
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._stream.cancel()
+        await self._channel.close()
+
+    async def complete(self) -> pb.DiscoveryResponse:
+        """Accept routes until every bucket is direct. The last response is left unanswered."""
+        while direct_reads(found := await self.routes()) < BUCKETS:
+            await self.answer(found)
+        return found
+
+    async def routes(self) -> pb.DiscoveryResponse:
+        async with asyncio.timeout(SECONDS):
+            found: pb.DiscoveryResponse = await self._stream.read()
+        assert found.type_url == ROUTES
+        return found
+
+    async def answer(self, response: pb.DiscoveryResponse, error: str = "") -> None:
+        request = pb.DiscoveryRequest(
+            type_url=ROUTES,
+            resource_names=["baton"],
+            version_info=response.version_info,
+            response_nonce=response.nonce,
+            error_detail=pb.Status(code=3, message=error) if error else None,
+        )
+        await self._stream.write(request)
+
+
+def direct_reads(response: pb.DiscoveryResponse) -> int:
+    """Number of buckets whose reads are direct."""
+    routes = pb.RouteConfiguration.FromString(response.resources[0].value).virtual_hosts[0].routes
+    ranges = [
+        header.range_match for one in routes if one.match.path.endswith("/GetSandbox") for header in one.match.headers
+    ]
+    return sum(found.end - found.start for found in ranges)
