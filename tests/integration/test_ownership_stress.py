@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,17 +22,19 @@ from libs.ownership.errors import NotOwner
 from libs.ownership.model import (
     Answered,
     BucketOwner,
+    BulkEntry,
     Call,
     Changed,
     Decide,
     Found,
+    Head,
     Record,
     Row,
     Served,
     Store,
     Version,
 )
-from libs.ownership.rules import read_as_owner
+from libs.ownership.rules import Take, bulk_entry, decide_take, read_as_owner
 from libs.ownership.terms import Fate, Verdict, decide_apply
 from libs.proving.history.history import Outcome
 from libs.store import engine, engine_apply, memory
@@ -94,6 +96,7 @@ def assert_that_much_happened(run: Run) -> None:
     assert min(makers[store] for store in Store) > 50, makers
     released = sum(record.row.version != record.row.write_version for record in run.events.values())
     assert released > 100
+    assert run.taken > 10
 
 
 @pytest.mark.parametrize("number", range(5))
@@ -135,6 +138,27 @@ async def test_it_is_noticed_when_whatever_arrives_is_applied(tmp_path: Path, mo
 
     monkeypatch.setattr(engine_apply, "decide_apply", always)
     await missed(tmp_path, "I3")
+
+
+async def test_it_is_noticed_when_a_bulk_release_is_taken_on_an_older_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def any_older(
+        entry: BulkEntry, here: Head | None, bucket_owner: BucketOwner, me: Store, known: Collection[bytes]
+    ) -> Take:
+        if here is not None and here.version < entry.version and here.owner is me.other:
+            return Take.TAKE
+        return decide_take(entry, here, bucket_owner, me, known)
+
+    monkeypatch.setattr(engine_apply, "decide_take", any_older)
+    await missed(tmp_path, "I5")
+
+
+async def test_it_is_noticed_when_a_bulk_release_does_not_name_its_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "bulk_entry", lambda before, after, served: bulk_entry(before, after, ()))
+    await missed(tmp_path, "I4")
 
 
 async def test_it_is_noticed_when_a_release_forgets_the_served_requests(

@@ -13,8 +13,8 @@ from uuid import UUID
 
 from libs.errors import BatonError
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Record, Store, bucket_of
-from libs.ownership.wire import record_of_event
+from libs.ownership.model import BulkRelease, Record, Store, bucket_of
+from libs.ownership.wire import read_bulk, record_of_event
 from libs.proving.history.history import Call, Outcome
 from libs.store.outbox import ChangeEntry
 from libs.store.port import ExportQuery, StorePorts
@@ -40,7 +40,11 @@ class Run:
     history: list[Call] = field(default_factory=list)
     events: dict[bytes, Record] = field(default_factory=dict)
     """Every event that was ever pulled."""
-    foreign: list[Record] = field(default_factory=list)
+    bulk: dict[bytes, BulkRelease] = field(default_factory=dict)
+    """Every bulk release that was ever pulled or answered, by its event."""
+    taken: int = 0
+    """Records that a store has taken from a bulk release."""
+    foreign: list[Record | BulkRelease] = field(default_factory=list)
     """Events that were pulled from another store than the one that made the version."""
 
     def __post_init__(self) -> None:
@@ -129,6 +133,7 @@ class Run:
             self._copy,
             self._move_bucket,
             self._give_up_records,
+            self._give_up_in_bulk,
             self._carry_out_late,
         ]
         while True:
@@ -148,6 +153,11 @@ class Run:
 
     def _learn(self, store: Store, changes: Sequence[ChangeEntry]) -> None:
         for change in changes:
+            if (bulk := read_bulk(change.key, change.event)) is not None:
+                self.bulk[change.event] = bulk
+                if bulk.origin is not store:
+                    self.foreign.append(bulk)
+                continue
             record = self.events.setdefault(change.event, record_of_event(change.event))
             if record.origin is not store:
                 self.foreign.append(record)
@@ -157,6 +167,11 @@ class Run:
         sent = [*self.events.values(), *self.coordinator.parcels]
         if sent:
             await self._any_store().transfers.apply(self.chance.choices(sent, k=4))
+        if self.bulk:
+            await self._take(self.chance.choice(list(self.bulk.values())))
+
+    async def _take(self, bulk: BulkRelease) -> None:
+        self.taken += (await self.stores[bulk.to].transfers.take(bulk)).taken
 
     async def _export(self) -> None:
         store = self._any_store()
@@ -181,6 +196,15 @@ class Run:
         if self.chance.random() < 0.5:
             await self.coordinator.copy(keys, store.store.other)
 
+    async def _give_up_in_bulk(self) -> None:
+        """The first half of a bulk move; its answer may be lost."""
+        store, bucket = self._any_store(), bucket_of(self._any_key())
+        released = await store.transfers.release_bulk([bucket], store.store.other)
+        bulk = read_bulk("", released.event)
+        if bulk is not None and self.chance.random() < 0.5:
+            await self.coordinator.pause()
+            await self._take(bulk)
+
     async def _carry_out_late(self) -> None:
         late = self.coordinator.late
         if late:
@@ -200,6 +224,7 @@ class Run:
             with suppress(BatonError):
                 await self._carry_out_late()
         await _persist(self.drain)
+        await _persist(self.bring_home)
         for bucket in sorted({bucket_of(key) for key in self.keys}):
             await _persist(partial(self.coordinator.finish_bucket, bucket))
         await _persist(self.drain)
@@ -215,6 +240,21 @@ class Run:
             self.chance.shuffle(sent)
             for start in range(0, len(sent), 200):
                 await store.transfers.apply(sent[start : start + 200])
+        for bulk in self.chance.sample(list(self.bulk.values()), len(self.bulk)):
+            await self._take(bulk)
+
+    async def bring_home(self) -> None:
+        """As the mover does: records that no store owns are released again, whole."""
+        for store in self.stores.values():
+            there = self.stores[store.store.other]
+            for start in range(0, len(self.keys), 100):
+                keys = self.keys[start : start + 100]
+                for here, other in zip(
+                    await store.records.read_many(keys), await there.records.read_many(keys), strict=True
+                ):
+                    if here.row is not None and here.row.owner is there.store and here.version > other.version:
+                        released = await store.transfers.release([here.key], there.store, create=False)
+                        await there.transfers.apply([one.record for one in released.results if one.record is not None])
 
 
 async def _persist(work: Callable[[], Awaitable[None]]) -> None:
