@@ -47,6 +47,8 @@ async def call(client: AsyncClient, call: str, name: str = "", bucket: bool = Tr
         change = UpdateSandboxRequest(sandbox=Sandbox(name=name, labels={"number": label}))
         change.update_mask.paths.append("labels")
         return {"answer": (await client.UpdateSandbox(change)).name}
+    if call == "number":
+        return {"answer": (await client.GetSandbox(GetSandboxRequest(name=name))).labels["number"]}
     if call == "why":
         why = (("baton-explain", "1"),)
         found = await client.GetSandbox(GetSandboxRequest(name=name), metadata=why, received=received)

@@ -812,6 +812,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "integration/test_direct_processes.py",
             "a_direct_client_outlives_the_routers_and_is_served_by_one_when_its_store_dies",
             "a_store_that_drains_costs_a_direct_client_no_error",
+            "direct_writes_survive_a_rollback_and_go_on_at_the_other_store",
         ),
     ),
     "route.envoy": Requirement(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from libs.pb.baton.control.v1 import control_pb2
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.proving.trial.world import Size, World
@@ -20,6 +23,7 @@ from tests.system.direct import Client, seed, start_client
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
+    from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceAsyncStub
     from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
 
 NAME = "sandboxes/direct"
@@ -40,11 +44,11 @@ async def client(world: World, tmp_path: Path) -> AsyncIterator[Client]:
         yield await start_client(stack, tmp_path, world.nodes["router-1"].xds)
 
 
-async def direct_calls(world: World) -> int:
-    """Calls that B has answered without a router, since its start."""
-    (_, b) = world.stores
-    token = ((metadata.TOKEN, b.token),)
-    async with open_channel(b.address) as channel:
+async def direct_calls(world: World, name: str = "B") -> int:
+    """Calls that a store has answered without a router, since its start."""
+    store = next(one for one in world.stores if one.store == name)
+    token = ((metadata.TOKEN, store.token),)
+    async with open_channel(store.address) as channel:
         stub: ReplicationServiceAsyncStub = ReplicationServiceStub(channel.grpc)
         answer = await stub.SyncDirectCalls(pb.SyncDirectCallsRequest(router="test"), timeout=5, metadata=token)
     return sum(call.calls for call in answer.calls)
@@ -93,3 +97,27 @@ async def test_a_store_that_drains_costs_a_direct_client_no_error(world: World, 
         assert await client.get(NAME) == NAME
     await stopping
     await until_direct(world, client)
+
+
+async def test_direct_writes_survive_a_rollback_and_go_on_at_the_other_store(world: World, client: Client) -> None:
+    assert (await client.ask(call="create", name=NAME))["answer"] == NAME
+    await until_direct(world, client)
+    before = await direct_calls(world, "A")
+    numbers = itertools.count()
+
+    async def written() -> bool:
+        number = str(next(numbers))
+        assert (await client.ask(call="label", name=NAME, label=number))["answer"] == NAME
+        assert (await client.ask(call="number", name=NAME))["answer"] == number
+        return await direct_calls(world, "A") > before
+
+    assert not await written()
+    await roll_back(world)
+    await eventually(written, 30.0)
+
+
+async def roll_back(world: World) -> None:
+    request = control_pb2.RollbackPhaseRequest(actor="test", reason="test", to=control_pb2.PHASE_OFF)
+    async with open_channel(world.controls[0]) as channel:
+        stub: ControlServiceAsyncStub = ControlServiceStub(channel.grpc)
+        await stub.RollbackPhase(request, timeout=10, metadata=((metadata.TOKEN, world.operator_token),))

@@ -106,6 +106,13 @@ def test_a_version_names_the_generation_and_changes_with_the_resources_alone() -
     assert {version.partition("-")[0] for version in one.versions.values()} == {"7"}
 
 
+def test_the_most_scattered_routes_fit_into_a_message_of_grpc() -> None:
+    scattered = tuple(Run(bucket, bucket + 1, Store.A if bucket % 2 else Store.B) for bucket in range(BUCKETS))
+    path = "/sandbox.v1.SandboxService/UndeleteSandbox"
+    now = made(Routes(1, tuple(RpcRoutes(path, scattered, 10) for _ in range(16))))
+    assert len(now.resources[ROUTES]["baton"].data) < 4 << 20
+
+
 def test_the_metric_counts_the_buckets_of_the_method_with_the_most() -> None:
     assert [direct_buckets(ROUTED, store) for store in Store] == [BUCKETS - 300, 300]
     assert direct_buckets(NO_ROUTES, Store.A) == 0
