@@ -10,6 +10,7 @@ this router ends here, the event of the release brings the records home, and if 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import NamedTuple
@@ -25,6 +26,9 @@ from services.router.flows.moving.transfer import BULK_SECONDS, Transfer
 from services.router.flows.stores import Refused, Stores
 
 log = logging.getLogger(__name__)
+
+STEPS = 2
+"""Steps under way at once: while one store releases, the other one takes. More would only make clients wait."""
 
 STRAY_SECONDS = 10.0
 """Time for which a bucket must have records without an owner before they are looked for."""
@@ -47,6 +51,7 @@ class BulkMoves:
     def __init__(self, stores: Stores, transfer: Transfer) -> None:
         self._stores = stores
         self._transfer = transfer
+        self._steps = asyncio.Semaphore(STEPS)
 
     async def is_known(self) -> bool:
         """Whether both stores know bulk releases. A process of an earlier release would park their events."""
@@ -62,15 +67,15 @@ class BulkMoves:
         source, numbers, after = self._stores[to.other], sorted(buckets), ""
         while True:
             request = pb.ReleaseBulkRequest(buckets=numbers, to=STORE_NUMBERS[to], after=after)
-            try:
-                answer = await source.ask(source.replication.ReleaseBulk, request, BULK_SECONDS)
-            except Refused as refused:
-                if refused.error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                    return
-                raise
-            if answer.event:
-                failed = await self._adopt(answer.event, to)
-                yield Step(answer.released - failed, failed)
+            async with self._steps:
+                try:
+                    answer = await source.ask(source.replication.ReleaseBulk, request, BULK_SECONDS)
+                except Refused as refused:
+                    if refused.error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                        return
+                    raise
+                failed = await self._adopt(answer.event, to) if answer.event else 0
+            yield Step(answer.released - failed, failed)
             after = answer.last
             if not after or answer.full:
                 return
