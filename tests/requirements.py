@@ -894,6 +894,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "records_that_no_store_owns_are_brought_home_without_the_log",
             "a_store_that_does_not_know_bulk_releases_gets_its_records_whole",
         )
+        + _in("unit/test_ownership_wire.py", "an_earlier_release_cannot_take_a_bulk_release_for_a_record")
         + _in(
             "contracts/test_store_bulk.py",
             "many_records_move_in_one_event_without_payloads",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -19,12 +20,15 @@ from libs.ownership.limits import (
     REQUEST_HASH_BYTES,
     SERVED_WINDOW,
 )
-from libs.ownership.model import BUCKETS, BucketOwner, Record, Row, Served, Store, Version
+from libs.ownership.model import BUCKETS, BucketOwner, BulkEntry, BulkRelease, Record, Row, Served, Store, Version
 from libs.ownership.wire import (
     UnreadableRecord,
     bucket_from_pb,
     bucket_to_pb,
+    bulk_entry_bytes,
     event_of,
+    event_of_bulk,
+    read_bulk,
     record_from_pb,
     record_of_event,
     record_to_pb,
@@ -222,3 +226,61 @@ def test_answers_make_room_only_when_they_must() -> None:
         one.answer is not None for one in record_of_event(event_of(Record(row_with(b"x"), many, Store.A, 0.0))).served
     ]
     assert kept == sorted(kept) and 25 < sum(kept) < SERVED_WINDOW
+
+
+def bulk_of(*keys: str) -> BulkRelease:
+    names = (b"n" * 16, b"m" * 16)
+    entries = [BulkEntry(key, Version(2, 5), 2**64 - 1, 7, names[:number]) for number, key in enumerate(keys)]
+    return BulkRelease(Store.B, tuple(entries), 1.5)
+
+
+def test_a_bulk_release_is_read_as_it_was_made() -> None:
+    made = bulk_of("a", "b", "c")
+    data = event_of_bulk(made)
+    assert read_bulk("a", data) == made == read_bulk("", data)
+    assert len(data) <= sum(map(bulk_entry_bytes, made.entries)) + 64
+    longest = bulk_of("k" * 256, "l" * 256, "m" * 256)
+    assert len(event_of_bulk(longest)) <= sum(map(bulk_entry_bytes, longest.entries)) + 64
+
+
+def test_an_earlier_release_cannot_take_a_bulk_release_for_a_record() -> None:
+    """It applies records by `record_of_event`, and would keep a record without payload."""
+    data = event_of_bulk(bulk_of("a"))
+    with pytest.raises(UnreadableRecord, match="key: empty"):
+        record_of_event(data)
+    message = pb.Record.FromString(data)
+    assert [field.name for field, _ in message.ListFields()] == ["origin", "made_time", "bulk"]
+
+
+def test_the_event_of_a_record_is_no_bulk_release() -> None:
+    row = Row("a", Version(0, 1), Store.A, Version(0, 1), True, b"w", 1)
+    assert read_bulk("a", event_of(Record(row, (), Store.A, 1.0))) is None
+    assert read_bulk("a", b"\xff") is None
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("bulk.to", lambda one: one.bulk.ClearField("to")),
+        ("origin", lambda one: setattr(one, "origin", pb.STORE_B)),
+        ("bulk.keys", lambda one: one.bulk.ClearField("keys")),
+        ("bulk.keys", lambda one: one.bulk.terms.append(1)),
+        ("bulk.keys", lambda one: one.bulk.digests.pop()),
+        ("bulk.keys", lambda one: one.bulk.keys.__setitem__(1, "a")),
+        ("bulk.keys", lambda one: one.bulk.keys.__setitem__(1, "k" * 257)),
+        ("bulk.requests", lambda one: setattr(one.bulk, "requests", b"n" * 15)),
+        ("bulk.requests", lambda one: one.bulk.request_counts.__setitem__(0, -1)),
+        ("bulk", lambda one: one.bulk.keys.__setitem__(1, "")),
+        ("bulk", lambda one: one.bulk.revisions.__setitem__(1, 1)),
+        ("bulk", lambda one: one.bulk.revisions.__setitem__(1, 2**62)),
+        ("bulk", lambda one: one.bulk.terms.__setitem__(1, -1)),
+    ],
+)
+def test_a_bulk_release_that_no_store_can_have_made_is_unreadable(
+    field: str, change: Callable[[pb.Record], None]
+) -> None:
+    message = pb.Record.FromString(event_of_bulk(bulk_of("a", "b")))
+    change(message)
+    with pytest.raises(UnreadableRecord) as error:
+        read_bulk("", message.SerializeToString())
+    assert error.value.metadata["field"] == field
