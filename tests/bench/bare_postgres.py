@@ -38,7 +38,7 @@ def steps_of(change: Change) -> Steps:
     values = record_values(row, bucket, sandbox_columns(row))
     request = (*served_values(served)[:3], served.answer)
     write = (*values, *request, change.event, call.traceparent, row.owner.value, *change.before)
-    return (call.key, bucket, call.principal, call.request_id), write
+    return (call.key, bucket, call.request_id), write
 
 
 class BarePostgres:

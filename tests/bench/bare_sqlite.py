@@ -29,7 +29,7 @@ def steps_of(change: Change, layout: Layout, statements: Statements) -> Steps:
     call, row, served = change.call, change.changed.row, change.changed.served
     request = (served.principal, served.request_id, served.request_hash, *served.version, served.answer)
     return (
-        (statements.find, (call.key, bucket_of(call.key), call.principal, call.request_id)),
+        (statements.find, (call.key, bucket_of(call.key), call.request_id)),
         (LEARN, (call.key, *request)),
         (_OLDEST, ()),
         (_OUTBOX, (call.key, *row.version, len(change.event), "", change.event)),

@@ -58,7 +58,7 @@ async def measure(site: Site) -> list[Figure]:
         one_round = partial(_round, site, count, in_flight)
         contenders: dict[str, Contender] = {name: partial(one_round, server) for name, server in servers.items()}
         contenders[_IDLE] = partial(_idle, site)
-        found = await alternate(site.pick(10, 5), contenders)
+        found = await alternate(site.pick(12, 5), contenders)
         figures += _figures(f"{GET}, {in_flight} in flight", servers, found, in_flight)
     return figures
 

@@ -114,13 +114,12 @@ class Rounds:
         return 1000 * sum(one.cpu.get(process, 0.0) for one in self.rounds) / calls
 
     def cpu_above(self, idle: Rounds, process: str) -> float:
-        """CPU milliseconds of a process per call, without what it uses in the same time when there are no calls.
-
-        The lower quartile of the rounds: other programs on the cores empty the caches, which only adds.
-        """
+        """CPU milliseconds of a process per call, without what it uses in the same time when there are no calls: the
+        median over the rounds, since other programs disturb some of them."""
         at_rest = sum(one.cpu[process] for one in idle.rounds) / sum(one.seconds for one in idle.rounds)
-        rounds = [1000 * (one.cpu[process] - at_rest * one.seconds) / len(one.milliseconds) for one in self.rounds]
-        return percentile(rounds, 0.25)
+        return statistics.median(
+            1000 * (one.cpu[process] - at_rest * one.seconds) / len(one.milliseconds) for one in self.rounds
+        )
 
     def added_p50(self, to: Rounds) -> float:
         """Median over the rounds of the difference between the two P50s."""
