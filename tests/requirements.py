@@ -617,8 +617,9 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "cost.calls": Requirement(
-        "A call reads its metadata once, and shares its timer with other calls",
+        "A call reads its metadata once and parses its record once, and shares its timer with other calls",
         _in("unit/test_rpc_call_context.py", "a_call_decodes_its_metadata_once")
+        + _in("unit/test_sqlite_layouts.py", "a_payload_is_parsed_once_for_all_columns")
         + _in(
             "unit/test_rpc_time_limit.py",
             "many_calls_share_one_timer",

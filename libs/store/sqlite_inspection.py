@@ -83,9 +83,8 @@ class SqliteInspection:
 
     def _with_columns(self, values: Sequence[Any]) -> Kept:
         row, layout = _row(values), self.core.layout
-        digest, *own, lease = values[ROW_COLUMNS:]
-        is_projected = not odd_columns(layout, row, own) and lease == layout.lease(row)
-        return Kept(row, unsigned(digest), is_projected)
+        digest, *kept = values[ROW_COLUMNS:]
+        return Kept(row, unsigned(digest), not odd_columns(layout, row, kept))
 
     def _page(self, query: ExportQuery, until: str, connection: sqlite3.Connection) -> tuple[list[Sequence[Any]], bool]:
         """Return the columns of each row (ROW, the digest, the layout's own, the lease), and whether there may be more

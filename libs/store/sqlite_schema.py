@@ -42,13 +42,12 @@ class Layout:
     columns: tuple[str, ...]
     """The service's own columns."""
     project: Callable[[Row], tuple[Value, ...]]
-    """Values of the own columns for a row, in their order."""
+    """Values of the own columns for a row, in their order, and then the lease's mark (see `Columns.lease` of
+    `libs.store.columns`). Both are in the payload, which is parsed once for both."""
     filters: Mapping[str, str]
     """Column by the name that a list's filter uses."""
     labels: str
     """Column of the labels, a JSON object of strings."""
-    lease: Callable[[Row], str] = lambda row: ""
-    """See `libs.store.columns.Columns.lease`."""
     as_written: Callable[[str, Sequence[Value]], tuple[Value, ...]] = lambda key, own: tuple(own)
     """A record's own columns as `project` would show them, if another program wrote the same values in another form."""
 
@@ -172,7 +171,7 @@ def unsigned(digest: int) -> int:
 
 def values_of(row: Row, layout: Layout) -> tuple[Value, ...]:
     """Return the values of a row's columns: those of the protocol, the layout's own, the lease."""
-    return (*protocol_values(row), *layout.project(row), layout.lease(row))
+    return (*protocol_values(row), *layout.project(row))
 
 
 def protocol_values(row: Row) -> tuple[Value, ...]:
@@ -191,13 +190,16 @@ def protocol_values(row: Row) -> tuple[Value, ...]:
     )
 
 
-def odd_columns(layout: Layout, row: Row, own: Sequence[Value]) -> list[str]:
-    """Return the layout's own columns that do not match the record, because another program wrote them. `own`: their
-    values, in order."""
-    shown, kept = layout.project(row), tuple(own)
+def odd_columns(layout: Layout, row: Row, values: Sequence[Value]) -> list[str]:
+    """Return the layout's own columns that do not match the record, because another program wrote them. `values`: those
+    of the own columns, in order, and of the lease if it is compared too."""
+    width = len(layout.columns)
+    kept = tuple(values)
+    shown = layout.project(row)[: len(kept)]
     if kept != shown:
-        kept = layout.as_written(row.key, kept)
-    return [name for name, had, right in zip(layout.columns, kept, shown, strict=True) if had != right]
+        kept = (*layout.as_written(row.key, kept[:width]), *kept[width:])
+    names = (*layout.columns, "lease")[: len(kept)]
+    return [name for name, had, right in zip(names, kept, shown, strict=True) if had != right]
 
 
 ROW = "r.key, r.term, r.revision, r.owner, r.write_term, r.write_revision, r.live, r.payload, r.schema_version, " + (

@@ -36,7 +36,8 @@ from libs.store.sqlite_watch import change_tables
 
 def _project(row: Row) -> tuple[Value, ...]:
     columns = sandbox_columns(row)
-    return columns.equals.get("state", ""), columns.equals.get("account", ""), labels_text(columns.labels)
+    equals = columns.equals
+    return equals.get("state", ""), equals.get("account", ""), labels_text(columns.labels), columns.lease
 
 
 LAYOUT = Layout(
@@ -45,7 +46,6 @@ LAYOUT = Layout(
     project=_project,
     filters={"state": "state", "account": "account"},
     labels="labels",
-    lease=lambda row: sandbox_columns(row).lease,
 )
 
 

@@ -25,6 +25,7 @@ from libs.ownership.model import Row, Store, Version
 from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.sandboxes.audit import RAW
 from libs.sandboxes.columns import sandbox_columns, state_name
+from libs.sandboxes.leases import mark_of
 from libs.sandboxes.schema import FLAT, SCHEMAS
 from libs.store.sqlite_old import OldTable
 from libs.store.sqlite_schema import Layout, Value, labels_text
@@ -264,12 +265,13 @@ def _seconds(sandbox: pb.Sandbox, name: str) -> float | None:
 
 
 def project(row: Row) -> tuple[Value, ...]:
-    """The flat columns of a record, in the order of COLUMNS. Empty if the payload cannot be read."""
+    """The flat columns of a record, in the order of COLUMNS, and the lease's mark. Empty if the payload cannot be
+    read."""
     try:
         sandbox = SCHEMAS.model_of(row)
     except (DecodeError, SchemaUnknown, InvalidField):
         sandbox = pb.Sandbox()
-    return _columns(row.key, sandbox, state_name(sandbox.state) if row.payload else "")
+    return (*_columns(row.key, sandbox, state_name(sandbox.state) if row.payload else ""), mark_of(sandbox))
 
 
 def _columns(key: str, sandbox: pb.Sandbox, state: str) -> tuple[Value, ...]:
@@ -296,7 +298,6 @@ LAYOUT = Layout(
     project=project,
     filters={"state": "state", "account": "account"},
     labels="metadata",
-    lease=lambda row: sandbox_columns(row).lease,
     as_written=as_written,
 )
 
