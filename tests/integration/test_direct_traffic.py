@@ -27,7 +27,7 @@ from services.router.core.measure import Counts, Meter
 from services.router.core.phase import Phase, Setting
 from services.router.core.routes import NO_ROUTES, Routes, RpcRoutes, Run
 from services.router.flows.steering.automatic_rollback import AutomaticRollback
-from services.router.flows.steering.direct_traffic import DirectTraffic
+from services.router.flows.steering.direct_traffic import KNOWN_SECONDS, DirectTraffic
 from services.router.flows.steering.measure import Measurement, answered_by_b
 from services.router.flows.steering.migration import Migration
 from services.router.flows.steering.observe import SettingCache
@@ -255,8 +255,23 @@ async def test_all_processes_of_a_store_are_asked_also_while_client_calls_take_t
 async def test_a_store_of_an_earlier_release_reports_nothing() -> None:
     async with listening(internal=True) as server, open_store(A, server.address, None) as client:
         router = Router("r-1", client)
+        reporting: list[frozenset[Store]] = []
+        router.traffic.take_reporting = reporting.append
         assert await router.seen() == Counts()
-        assert router.traffic._answers == {A: {}, B: {}}
+        assert reporting == [frozenset()], "it gets no direct calls"
+
+
+async def test_a_store_that_no_longer_reports_its_direct_calls_gets_none() -> None:
+    async with running_store() as at, with_store(at) as client:
+        router = Router("r-1", client)
+        reporting: list[frozenset[Store]] = []
+        router.traffic.take_reporting = reporting.append
+        await router.seen()
+        await at.server.drain(0.0)
+        router.clock.advance(KNOWN_SECONDS + 1)
+        router.traffic._stores = {A: StoreClient(A, at.public, None)}
+        await router.seen()
+        assert reporting == [frozenset({A}), frozenset()]
 
 
 def test_a_report_of_an_earlier_release_has_no_direct_calls() -> None:

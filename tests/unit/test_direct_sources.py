@@ -55,6 +55,15 @@ def test_methods_that_name_one_record_can_be_direct() -> None:
     assert {name for name, rpc in rpcs.items() if not rpc.is_keyed} == {"ListSandboxes", "WatchSandboxes"}
 
 
+def test_a_store_that_does_not_report_its_direct_calls_gets_none() -> None:
+    direct = known(Steering(), Moved())
+    direct.look()
+    assert direct.current.direct_at(B)
+    direct.reporting = frozenset({Store.A})
+    direct.look()
+    assert not direct.current.direct_at(B)
+
+
 def test_a_change_of_the_setting_is_in_the_routes_before_it_returns() -> None:
     steering = Steering()
     direct = known(steering, Moved())

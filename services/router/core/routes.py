@@ -8,7 +8,7 @@ A call of a method goes to a store directly only if all of this holds; every oth
 1. The method names one record. Lists and watches need both stores.
 2. The store is the target of the call, and the home of the bucket by the lasting flags: no change is about to happen.
 3. The bucket is settled there: the store owns the bucket and every record in it.
-4. The store serves.
+4. The store serves, and reports its direct calls: those of an earlier release escape gates and automatic rollback.
 5. No router is needed: the bucket is not in a rehearsal, whose calls the routers count, and the call is not a write in
    a phase that acknowledges writes from the log.
 

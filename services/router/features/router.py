@@ -207,11 +207,12 @@ def _internal(settings: RouterSettings, proxy: Proxy, patience: Patience, tls: T
             f"token_file: it is not set: the listener `internal` believes its callers who their clients are, and"
             f" public_auth = {settings.public_auth}; give the routers the stores' token"
         )
+    share = 1.0 if settings.public_auth in (None, NONE) else settings.caller_limits.share
     config = ServerConfig(
         settings.internal,
         "internal",
-        # A store has applied the other limits of its callers.
-        replace(_call_limits(settings, patience), caller=CallerLimits(settings.caller_limits.share)),
+        # A store has applied the limits of its callers; without identity, all of them would share those of its host.
+        replace(_call_limits(settings, patience), caller=CallerLimits(share)),
         read_token(settings.token_file) if settings.token_file else None,
         "token_file",
         ForwardedPrincipal(required=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.process import certificate_of
 from services.router.api.control import DoctorMethods
@@ -90,6 +91,12 @@ def direct_traffic(flows: SharedFlows) -> Feature:
         lambda: cache.current.phase in settings.logged_phases,
         flows.direct.changes,
     )
+
+    def take_reporting(stores: frozenset[Store]) -> None:
+        flows.direct.reporting = stores
+        flows.direct.look()
+
+    traffic.take_reporting = take_reporting
     return Feature(loops=traffic.loops, status=lambda answer: add_passed_on(answer, traffic.passed_on))
 
 

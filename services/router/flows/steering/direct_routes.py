@@ -56,13 +56,16 @@ class DirectRoutes:
         self._facts: Facts | None = None
         self.serving: frozenset[Store] = frozenset()
         """Stores with a process that serves clients. Call `look` after a change."""
+        self.reporting: frozenset[Store] = frozenset(Store)
+        """Stores that report their direct calls: those of others would escape gates and automatic rollback."""
         self.current: Routes = NO_ROUTES
         self.changes = Notifier()
         self.loop = Loop("direct routes", self._body)
 
     def look(self) -> None:
         steering = self._steering
-        facts = Facts(steering.current, steering.flags, steering.lasting_flags, self._mover.at_home, self.serving)
+        serving = self.serving & self.reporting
+        facts = Facts(steering.current, steering.flags, steering.lasting_flags, self._mover.at_home, serving)
         if facts == self._facts:
             return
         self._facts = facts

@@ -80,6 +80,8 @@ class DirectTraffic:
         self._changes = changes
         self._began_at = clock.monotonic()
         self._answers: dict[Store, dict[str, _Answer]] = {store: {} for store in Store}
+        self.take_reporting: Callable[[frozenset[Store]], None] = lambda _: None
+        """Called after each exchange with the stores that report their direct calls."""
         self.passed_on: Counter[Store] = Counter()
         """Direct calls that the processes have passed on to routers, since this router's first look at each."""
         self.loops = [Loop(f"direct calls {store}", partial(self._run, store)) for store in stores]
@@ -90,12 +92,16 @@ class DirectTraffic:
         The channel calls the processes in turn, but client calls on it take turns too. So the processes that were left
         out are looked for once more.
         """
-        client, now = self._stores[store], self._clock.monotonic()
-        known = {process for process, answer in self._answers[store].items() if now - answer.at <= KNOWN_SECONDS}
-        request = self._request(store)
+        client, known, request = self._stores[store], self._processes(store), self._request(store)
         missing = known - await self._ask(client, request, min(max(len(known), 1), MOST_PROCESSES))
         if missing:
             await self._ask(client, request, min(len(known) + 1, MOST_PROCESSES))
+        self.take_reporting(frozenset(one for one in Store if self._processes(one)))
+
+    def _processes(self, store: Store) -> set[str]:
+        """Processes that have answered recently."""
+        now = self._clock.monotonic()
+        return {process for process, answer in self._answers[store].items() if now - answer.at <= KNOWN_SECONDS}
 
     async def _ask(self, client: StoreClient, request: pb.SyncDirectCallsRequest, times: int) -> set[str]:
         """Ask so many times at once. Returns the processes that answered."""
