@@ -48,8 +48,15 @@ NOT_RUN = {
         "not run: test_client_go.py does the same, in a folder of its own",
         "not run: needs packages of npm",
     ],
-    "docs/operations.md": ["not run: needs a lost store; tests/acceptance/test_recovery.py runs it"],
+    "docs/operations.md": [
+        "not run: needs a lost store; tests/acceptance/test_recovery.py runs it",
+        "not run: it needs stores; tests/integration/test_router_workers.py runs two workers",
+    ],
     "docs/schema-changes.md": ["not run: needs a PostgreSQL server; tests/integration/test_postgres_store.py has one"],
+    "docs/zero-hop.md": [
+        "not run: settings of a system of its own",
+        "not run: needs a system with these addresses",
+    ],
 }
 """The blocks that no test runs, each with the reason."""
 
