@@ -74,9 +74,9 @@ def addresses(settings: ProcessSettings) -> list[tuple[str, int]]:
     if isinstance(settings, RouterSettings):
         urls += [f"grpc://{address}" for address in (settings.store_a, *settings.store_b.split(","))]
     elif isinstance(settings, ServiceLayerSettings):
-        urls += [f"grpc://{settings.router}", settings.database, settings.redis]
-    elif isinstance(settings, SimpleMcpSettings):
-        urls += [f"grpc://{settings.router}"]
+        urls += [settings.database, settings.redis]
+    if isinstance(settings, ServiceLayerSettings | SimpleMcpSettings):
+        urls += [f"grpc://{settings.router}", f"grpc://{settings.router_internal}"]
     found = [urlsplit(url) for url in urls]
     return [(url.hostname or "", url.port or 0) for url in found]
 

@@ -38,9 +38,9 @@ from tests import composed
 from tests.composed import ROOT, Composed
 
 START_SECONDS = 120.0
-BETWEEN_OURS = ("simple-mcp:50052", "service-layer:50062", "router:7600")
+BETWEEN_OURS = ("simple-mcp:50052", "service-layer:50062", "router:7600", "router:7601")
 METRICS = ("9464", "9465", "9466")
-LISTENERS = ("50051", "50052", "50053", "50061", "50062", "50063", "7600", "7680", "7700", *METRICS)
+LISTENERS = ("50051", "50052", "50053", "50061", "50062", "50063", "7600", "7601", "7680", "7700", *METRICS)
 
 
 class LocalHost:
