@@ -893,6 +893,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "records_whose_target_has_not_followed_are_fetched_whole",
             "a_release_whose_answer_was_lost_gets_home_by_the_log",
             "records_that_no_store_owns_are_brought_home_without_the_log",
+            "the_last_step_is_closed_while_records_are_on_their_way",
             "a_store_that_does_not_know_bulk_releases_gets_its_records_whole",
         )
         + _in("unit/test_ownership_wire.py", "an_earlier_release_cannot_take_a_bulk_release_for_a_record")

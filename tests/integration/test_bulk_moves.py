@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -15,13 +15,15 @@ from libs.ownership.wire import STORE_NUMBERS, read_bulk, record_of_event
 from libs.pb.baton.replication.v1 import replication_pb2
 from libs.proving.trial.stores import _parsed
 from libs.tasks import Loop
+from services.router.core.jobs import Job
 from services.router.core.phase import Phase
 from services.router.flows.feed.relay import BULK_TYPE
 from services.router.flows.moving.bulk import STRAY_SECONDS, BulkMoves, Strays
 from services.router.flows.moving.mover import Mover
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
-from services.router.flows.stores import Refused
+from services.router.flows.steering.under_way import under_way
+from services.router.flows.stores import Refused, StoreView
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system.whole import System, running_system, step
 from tests.waiting import eventually
@@ -177,6 +179,30 @@ async def test_records_that_no_store_owns_are_brought_home_without_the_log(syste
     assert await owners(system) == [{B}] * COUNT
     await mover.run_once(loop)
     assert mover.settled
+
+
+class NoJobs:
+    view: Sequence[Job] = ()
+    trouble = ""
+
+
+class Serving:
+    """Both stores serve."""
+
+    def view(self, store: Store) -> StoreView:
+        return StoreView(store, replication_pb2.GetStatusResponse(serving=True), trouble="")
+
+
+async def test_the_last_step_is_closed_while_records_are_on_their_way(system: System) -> None:
+    """A owns nothing and its outbox may be empty, yet B needs the releases of A."""
+    await released_into_nowhere(system)
+    mover = await moved(system)
+    assert mover.settled, "every bucket is at its home, and most records arrive at once"
+    assert under_way(NoJobs(), mover, Serving()) == (f"{COUNT} records are on their way",)
+    for number in range(COUNT):
+        await lend(system, number)
+    await mover.run_once(Loop("mover", mover.run_once))
+    assert under_way(NoJobs(), mover, Serving()) == ()
 
 
 async def test_a_call_brings_its_record_home_at_once(system: System) -> None:

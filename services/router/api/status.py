@@ -79,6 +79,9 @@ class MoverView(Protocol):
         """Whether each bucket is at its target."""
         ...
 
+    on_their_way: int
+    """Records that no store owned at the last look."""
+
 
 @dataclass(frozen=True, slots=True)
 class StatusMethods:

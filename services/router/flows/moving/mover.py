@@ -147,6 +147,8 @@ class Mover:
         self.buckets_to_b = 0
         self.at_home: Sequence[Store | None] = (None,) * BUCKETS
         """By bucket: its home, if the bucket and all its records are there; None if not, or not known."""
+        self.on_their_way = 0
+        """Records that no store owned at the last look, approximately. Most arrive within milliseconds."""
         self._settled_for: Aim | None = None
         self._leased_until = 0.0
         self._moves = Move()
@@ -218,7 +220,9 @@ class Mover:
             self.at_home = at_home
         self.buckets_at_b = sum(bucket.is_at(Store.B) for bucket in buckets.values())
         self.buckets_to_b = sum(store is Store.B for store in homes.values())
-        self._strays.look({number: bucket.on_their_way for number, bucket in buckets.items()})
+        on_their_way = {number: bucket.on_their_way for number, bucket in buckets.items()}
+        self.on_their_way = sum(max(count, 0) for count in on_their_way.values())
+        self._strays.look(on_their_way)
         self._settled_for = None if away or self._strays.due else aim(setting, flags)
         return away
 

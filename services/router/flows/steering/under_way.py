@@ -21,12 +21,18 @@ class Moves(Protocol):
     @property
     def settled(self) -> bool: ...
 
+    on_their_way: int
+    """Records that no store owned at the last look."""
+
 
 def under_way(jobs: JobView, moves: Moves, views: StoreViews) -> tuple[str, ...] | None:
     """List open jobs, moves, recoveries and conflicts, one text each; None if unknown."""
     found = [f"job {job.id} is {job.state.value}" for job in jobs.view if not job.state.ended]
     if not moves.settled:
         found.append("buckets are on their way")
+    if moves.on_their_way:
+        # The event of a bulk release does not always bring its records home, and after this step A may be switched off.
+        found.append(f"{moves.on_their_way} records are on their way")
     for store in Store:
         view = views.view(store)
         if view.status is None:
