@@ -3,7 +3,8 @@
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar, overload
 
 T = TypeVar("T")
@@ -52,3 +53,21 @@ async def eventually(
         spent = time.monotonic() - started
         name = what or getattr(condition, "__name__", repr(condition))
         raise NotReached(f"{name}: not reached within {spent:.1f} s; last value: {last!r}") from error
+
+
+@asynccontextmanager
+async def loop_turns() -> AsyncIterator[Callable[[], int]]:
+    """Count the turns of the event loop: between two steps of work that does not yield, the count stays the same."""
+    count = 0
+
+    async def turn() -> None:
+        nonlocal count
+        while True:
+            count += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(turn())
+    try:
+        yield lambda: count
+    finally:
+        turning.cancel()

@@ -29,7 +29,7 @@ from libs.backend.lost_rows import RowCount
 from libs.errors import BatonError, StoreNotReady
 from libs.eventlog.identity import LogReplaced, Mark, check_log, mark_of
 from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone, Stored
-from libs.ownership.model import Record, Store, Version
+from libs.ownership.model import BulkRelease, Record, Store, Version
 from libs.ownership.orders import ForeignControl, LateOrder
 from libs.ownership.wire import (
     STORE_NUMBERS,
@@ -58,8 +58,13 @@ progress."""
 _POLL_EVENTS = 1000
 _POLL_SECONDS = 0.5
 _READ_KEYS = 500
+_MOST_KEYS = 5000
+"""Keys after which the rest of a poll waits for their look-up."""
 _LOG_READS = 3
 """Attempts if events expire while they are read."""
+
+_Shown = tuple[Store, Sequence[tuple[str, Version]]]
+"""The store that made an event, and the versions that the event shows."""
 
 AskOther = Callable[[], Awaitable[pb.GetStandingResponse]]
 """Asks the other store. Raises grpc.aio.AioRpcError."""
@@ -99,6 +104,10 @@ class _Seen:
     """Highest term in which the other store seized, by bucket."""
     announced: dict[int, int] = field(default_factory=dict)
     """Highest term that a terms event of either store announced, by bucket."""
+
+    @property
+    def keys(self) -> int:
+        return len(self.mine) + len(self.theirs)
 
 
 @dataclass(slots=True)
@@ -319,11 +328,12 @@ class Admission:
             for stored in found:
                 last[stored.partition] = stored
                 scan.positions[stored.partition] = stored.offset + 1
-                if not self._auth.why_refused(stored):
-                    self._note(scan.seen, stored.event)
-            if len(scan.seen.mine) + len(scan.seen.theirs) >= _READ_KEYS and (
-                reason := await self._forgotten(scan.seen)
-            ):
+                if not self._auth.why_refused(stored) and self._note(scan.seen, stored.event):
+                    # A poll may return many bulk releases, of a thousand records each.
+                    await asyncio.sleep(0)
+                    if scan.seen.keys >= _MOST_KEYS and (reason := await self._forgotten(scan.seen)):
+                        return reason
+            if scan.seen.keys >= _READ_KEYS and (reason := await self._forgotten(scan.seen)):
                 return reason
             if scan.left and found and clock() - began >= STEP_SECONDS:
                 self._scanning = scan
@@ -334,7 +344,8 @@ class Admission:
                 raise trouble
         return ""
 
-    def _note(self, seen: _Seen, event: Event) -> None:
+    def _note(self, seen: _Seen, event: Event) -> bool:
+        """Add what the event shows. Return whether it is a bulk release."""
         me = self._ports.store
         if not event.key:
             terms = read_terms(event)
@@ -342,21 +353,21 @@ class Admission:
                 seen.announced[one.bucket] = max(one.term, seen.announced.get(one.bucket, 0))
                 if terms is not None and STORES.get(terms.store) is me.other:
                     seen.terms[one.bucket] = max(one.term, seen.terms.get(one.bucket, 0))
-            return
+            return False
         try:
-            origin, versions = self._versions(event)
+            bulk = read_bulk(event.key, event.value)
+            origin, versions = self._versions(event) if bulk is None else _released(bulk)
         except UnreadableRecord:
-            return
+            return False
         made = seen.mine if origin is me else seen.theirs
         for key, version in versions:
             # By term: a forged higher term must not hide a change that counts.
             terms_of_key = made.setdefault(key, {})
             terms_of_key[version.term] = max(version, terms_of_key.get(version.term, version))
+        return bulk is not None
 
-    def _versions(self, event: Event) -> tuple[Store, Sequence[tuple[str, Version]]]:
-        """The store that made the event, and the versions that it shows. Raises UnreadableRecord."""
-        if (bulk := read_bulk(event.key, event.value)) is not None:
-            return bulk.origin, [(one.key, one.version) for one in bulk.entries]
+    def _versions(self, event: Event) -> _Shown:
+        """Raises UnreadableRecord."""
         record = self._read(event)
         return record.origin, [(event.key, record.row.version)]
 
@@ -386,6 +397,10 @@ class Admission:
 
 class _NotAsked(BatonError):
     """The source cannot be asked."""
+
+
+def _released(bulk: BulkRelease) -> _Shown:
+    return bulk.origin, [(one.key, one.version) for one in bulk.entries]
 
 
 def _shown(error: BaseException) -> str:

@@ -179,7 +179,7 @@ class ApplyLoop:
             await self._compare(log, positions)
             self._epoch = epoch
         if found:
-            batch = self._sort(log.id, found, positions)
+            batch = await self._sort(log.id, found, positions)
             self.clock_ahead_seconds = max(-batch.youngest_seconds, 0.0)
             await fence_if_seized(self._ports, batch.terms)
             await self._park_unconfirmed(batch)
@@ -235,7 +235,7 @@ class ApplyLoop:
             steps = [Position(part, marks[part].next, marks[part].next, text) for part, text in own.items()]
             await self._ports.transfers.apply([], FeedStep(tuple(steps)))
 
-    def _sort(self, log_id: str, found: Sequence[Stored], positions: dict[int, int]) -> _Batch:
+    async def _sort(self, log_id: str, found: Sequence[Stored], positions: dict[int, int]) -> _Batch:
         batch = _Batch()
         for stored in found:
             partition = stored.partition
@@ -243,7 +243,11 @@ class ApplyLoop:
             start = before.before if before is not None else positions[partition]
             batch.positions[partition] = Position(partition, start, stored.offset + 1)
             batch.last[partition] = stored
+            released = len(batch.bulk)
             self._sort_event(batch, stored)
+            if len(batch.bulk) > released:
+                # To decode a thousand entries takes a millisecond, and a poll may return a hundred such events.
+                await asyncio.sleep(0)
         for partition, stored in batch.last.items():
             batch.positions[partition] = batch.positions[partition]._replace(mark=mark_of(log_id, stored))
         return batch

@@ -14,6 +14,7 @@ import pytest
 from libs.clock import SystemClock
 from libs.eventlog.cloudevents import HeaderWriter
 from libs.eventlog.port import UNREADABLE_HEADER, Event, partition_of
+from libs.ownership import wire
 from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import BulkRelease, Record, Row, Store, Version, bucket_of
 from libs.ownership.rules import bulk_entry
@@ -22,12 +23,16 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import events_pb2
 from libs.store.memory import MemoryStore
 from services.router.core.jobs import Job, JobState
+from services.router.flows.feed import events as flows_events
+from services.router.flows.feed.events import LogEvents, Question
 from services.router.flows.jobs import replay as flows_replay
+from services.router.flows.jobs import replay_writer
 from services.router.flows.jobs.replay import Replay
 from services.router.flows.jobs.runner import Jobs
+from tests.shelf import CONTRACT
 from tests.system.control import ControlledSystem, running_controlled_system, running_loops
 from tests.system.whole import running_system
-from tests.waiting import eventually
+from tests.waiting import eventually, loop_turns
 
 RECORDS = 120
 VERSIONS = 3
@@ -345,6 +350,28 @@ async def test_a_bulk_release_to_the_store_makes_it_the_owner_again_if_the_other
         assert (found.owner, found.version) == (Store.B, (0, 2))
     again = report(await ended(controlled, {}))
     assert (again["applied"], again["known"]) == (0, 3)
+
+
+async def test_calls_are_served_between_the_bulk_releases_of_a_poll(
+    controlled: ControlledSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a replay and by a look at the events."""
+    await controlled.system.log.append([released([key_of(number)], Store.A) for number in range(5)])
+    decode = wire.read_bulk
+    async with loop_turns() as turns:
+        for module in (replay_writer, flows_events):
+            seen: list[int] = []
+
+            def read_bulk(key: str, data: bytes, seen: list[int] = seen) -> BulkRelease | None:
+                seen.append(turns())
+                return decode(key, data)
+
+            monkeypatch.setattr(module, "read_bulk", read_bulk)
+            if module is replay_writer:
+                await ended(controlled, {"dry_run": "yes"})
+            else:
+                _ = [one async for one in LogEvents(controlled.system.log, CONTRACT).read(Question())]
+            assert len(seen) == len(set(seen)) == 5, module
 
 
 async def test_a_bulk_release_that_the_other_store_does_not_confirm_is_withheld(controlled: ControlledSystem) -> None:

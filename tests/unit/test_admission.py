@@ -25,7 +25,7 @@ from libs.ownership.model import BucketOwner, BulkRelease, Store, Version, bucke
 from libs.ownership.orders import LateOrder, Order
 from libs.ownership.rules import bulk_entry
 from libs.ownership.terms import TERMS_TYPE
-from libs.ownership.wire import STORE_NUMBERS, bucket_to_pb, event_of, event_of_bulk, order_to_pb
+from libs.ownership.wire import STORE_NUMBERS, bucket_to_pb, event_of, event_of_bulk, order_to_pb, read_bulk
 from libs.pb.baton.replication.v1 import recovery_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.memory import MemoryStore
@@ -33,7 +33,7 @@ from libs.store.port import FeedStep, Position
 from libs.store.recovery import FencedAnew, Identity
 from tests.contracts.store_adapters import check_nothing, own, put, record_of, row_of
 from tests.system.control import running_loops
-from tests.waiting import eventually
+from tests.waiting import eventually, loop_turns
 
 KEY = "sandboxes/a"
 BUCKET = bucket_of(KEY)
@@ -179,6 +179,34 @@ async def test_an_own_bulk_release_in_the_log_that_the_store_does_not_know_makes
     headers = HeaderWriter("B", "baton.bulk-release.v1").write("sandboxes/b", (0, 2), 1.0)
     await rig.log.append([Event("sandboxes/b", event, headers)])
     assert f"version 0-2 of '{KEY}', which this store made" in await rig.decide()
+
+
+async def test_a_poll_of_many_bulk_releases_is_read_step_by_step(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have a hundred thousand records, whose names are not all kept in memory."""
+    rig.a_away = True
+    releases = [[f"sandboxes/{number}-{one}" for one in range(2)] for number in range(6)]
+    for keys in releases:
+        rows = [row_of(key, (0, 2), Store.B) for key in keys]
+        entries = tuple(bulk_entry(row.head, row.head, ()) for row in rows)
+        await rig.log.append([Event(keys[0], event_of_bulk(BulkRelease(Store.B, entries, 1.0)))])
+    monkeypatch.setattr(admission, "_MOST_KEYS", 4)
+    turns_at, kept = list[int](), list[int]()
+    decode, forgotten = read_bulk, Admission._forgotten
+    async with loop_turns() as turns:
+
+        def decoded(key: str, data: bytes) -> BulkRelease | None:
+            turns_at.append(turns())
+            return decode(key, data)
+
+        async def look(self: Admission, seen: admission._Seen) -> str:
+            kept.append(seen.keys)
+            return await forgotten(self, seen)
+
+        monkeypatch.setattr(admission, "read_bulk", decoded)
+        monkeypatch.setattr(Admission, "_forgotten", look)
+        assert await rig.decide() == ""
+    assert len(turns_at) == len(set(turns_at)) == len(releases)
+    assert kept == [4, 4, 4, 0]
 
 
 async def test_an_own_change_of_an_older_term_than_the_bucket_s_counts_no_more(rig: Rig) -> None:

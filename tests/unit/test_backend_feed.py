@@ -10,6 +10,7 @@ import pytest
 
 from libs.backend import feed
 from libs.backend.admission import AskOther
+from libs.backend.arrivals import Arrivals
 from libs.backend.feed import BATCH, UNPARK_SECONDS, ApplyLoop
 from libs.clock import ManualClock
 from libs.errors import LogAway
@@ -38,7 +39,7 @@ from libs.rpc.errors import reason_of
 from libs.sandboxes.validation import COLLECTION
 from libs.store.port import Applied, FeedState, FeedStep, Parked, Position, UnknownPartition
 from tests.system.store import OneStore, new, refusal, running_store
-from tests.waiting import eventually
+from tests.waiting import eventually, loop_turns
 
 
 def record(
@@ -510,6 +511,22 @@ async def test_a_bulk_release_makes_this_store_the_owner_and_counts_as_one_event
         for made_id in ("a", "b"):
             found = await at.store.records.read(COLLECTION + made_id)
             assert (found.owner, found.version) == (Store.B, (0, 2))
+
+
+async def test_calls_are_served_between_the_bulk_releases_of_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    async with loop_turns() as turns:
+        decode = Arrivals.read_bulk
+
+        def read_bulk(self: Arrivals, event: Event) -> BulkRelease | None:
+            seen.append(turns())
+            return decode(self, event)
+
+        monkeypatch.setattr(Arrivals, "read_bulk", read_bulk)
+        async with applying(MemoryEventLog(1)) as at:
+            await at.log.append([released_in_bulk(made_id) for made_id in "abcde"])
+            await state_when(at, 5)
+    assert len(seen) == len(set(seen)) == 5
 
 
 async def test_a_bulk_release_that_comes_before_the_last_write_is_taken_after_it() -> None:

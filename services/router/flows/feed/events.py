@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -160,6 +161,8 @@ class LogEvents:
                         end = left.get(stored.partition, (0, 0))[1]
                         if stored.offset < end and name in ("", stored.event.key):
                             yield stored
+                            # A poll may return a hundred bulk releases, each of which takes a millisecond to check.
+                            await asyncio.sleep(0)
                         if stored.offset + 1 >= end:
                             left.pop(stored.partition, None)
         except OffsetGone as error:

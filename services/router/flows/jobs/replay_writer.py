@@ -116,7 +116,7 @@ class ReplayWriter:
         for stored in wanted:
             if why_unreadable(stored.event):
                 self._counts.cannot_read(stored)
-        wanted, bulk = self._without_bulk([stored for stored in wanted if not why_unreadable(stored.event)])
+        wanted, bulk = await self._without_bulk([stored for stored in wanted if not why_unreadable(stored.event)])
         lots: list[list[Stored]] = [[] for _ in range(WRITERS)]
         for stored in wanted:
             lots[zlib.crc32(stored.event.key.encode()) % WRITERS].append(stored)
@@ -125,7 +125,7 @@ class ReplayWriter:
         for stored, released in bulk:
             await self._give_bulk(stored, released)
 
-    def _without_bulk(self, wanted: Sequence[Stored]) -> tuple[list[Stored], list[tuple[Stored, BulkRelease]]]:
+    async def _without_bulk(self, wanted: Sequence[Stored]) -> tuple[list[Stored], list[tuple[Stored, BulkRelease]]]:
         """The events of single records, and those of bulk releases."""
         records: list[Stored] = []
         found: list[tuple[Stored, BulkRelease]] = []
@@ -139,6 +139,8 @@ class ReplayWriter:
                 records.append(stored)
             else:
                 found.append((stored, bulk))
+                # To decode one takes a millisecond, and a poll may return a hundred.
+                await asyncio.sleep(0)
         return records, found
 
     async def _give_bulk(self, stored: Stored, bulk: BulkRelease) -> None:
