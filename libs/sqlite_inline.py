@@ -22,6 +22,13 @@ MOST_SLOW = WINDOW_READS // 100
 """Slow reads of a window that are accepted: the P99 is not above SLOW_SECONDS."""
 PAUSE_SECONDS = 1.0
 """Time for which reads go to the pool after a slow window."""
+LONG_SECONDS = 0.02
+"""A read that takes longer (a disk that stands still, a row of many megabytes) delays every call of the process."""
+LONG_PAUSE = 100
+"""Time for which reads go to the pool after a long one, as a multiple of its duration: such reads take 1 % of the event
+loop's time at most."""
+LONGEST_PAUSE_SECONDS = 60.0
+"""Upper limit of that: the whole process may have stood still."""
 
 
 class Unfit(Exception):
@@ -62,9 +69,12 @@ class InlineReader:
             self._connection = None
 
     def _note(self, now: float, began: float) -> None:
+        took = now - began
         self._reads += 1
-        self._slow += now - began > SLOW_SECONDS
-        if self._slow > MOST_SLOW:
+        self._slow += took > SLOW_SECONDS
+        if took > LONG_SECONDS:
+            self._resumes_at = now + min(took * LONG_PAUSE, LONGEST_PAUSE_SECONDS)
+        elif self._slow > MOST_SLOW:
             self._resumes_at = now + PAUSE_SECONDS
         elif self._reads < WINDOW_READS:
             return

@@ -12,7 +12,17 @@ import pytest
 from libs.clock import ManualClock
 from libs.errors import StoreUnavailable
 from libs.sqlite import Database, Migration
-from libs.sqlite_inline import MOST_SLOW, PAUSE_SECONDS, SLOW_SECONDS, WINDOW_READS, InlineReader, Unfit
+from libs.sqlite_inline import (
+    LONG_PAUSE,
+    LONG_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    MOST_SLOW,
+    PAUSE_SECONDS,
+    SLOW_SECONDS,
+    WINDOW_READS,
+    InlineReader,
+    Unfit,
+)
 
 TABLE = Migration(1, ("CREATE TABLE note (word TEXT)", "INSERT INTO note VALUES ('x')"))
 
@@ -104,3 +114,14 @@ def test_few_slow_reads_are_accepted_in_each_window() -> None:
     for _ in range(3):
         assert all(reads.take(2 * SLOW_SECONDS) for _ in range(MOST_SLOW))
         assert all(reads.take(SLOW_SECONDS / 2) for _ in range(WINDOW_READS - MOST_SLOW))
+
+
+@pytest.mark.parametrize("stall", [2 * LONG_SECONDS, 3600.0])
+def test_a_read_that_stalls_the_loop_keeps_reads_out_of_it_for_much_longer(stall: float) -> None:
+    reads = Reads()
+    assert reads.take(stall)
+    pause = min(stall * LONG_PAUSE, LONGEST_PAUSE_SECONDS)
+    reads.clock.advance(pause * 0.99)
+    assert not reads.take(0)
+    reads.clock.advance(pause * 0.02)
+    assert reads.take(0)
