@@ -11,7 +11,7 @@ from pathlib import Path
 
 from libs.ownership.model import bucket_of
 from libs.sqlite import connect
-from libs.store.sqlite_schema import LEARN, Layout, Statements, Value, values_of
+from libs.store.sqlite_schema import LEARN, Layout, Statements, Value, update_values, values_of
 from tests.bench.measure import Round
 from tests.bench.prepared import Change
 
@@ -29,11 +29,11 @@ def steps_of(change: Change, layout: Layout, statements: Statements) -> Steps:
     call, row, served = change.call, change.changed.row, change.changed.served
     request = (served.principal, served.request_id, served.request_hash, *served.version, served.answer)
     return (
-        (statements.find, (call.key, bucket_of(call.key), call.request_id)),
+        (statements.find, (call.key, call.key, call.request_id, bucket_of(call.key))),
         (LEARN, (call.key, *request)),
         (_OLDEST, ()),
         (_OUTBOX, (call.key, *row.version, len(change.event), "", change.event)),
-        (statements.update[True], (*values_of(row, layout), row.owner.value, *change.before)),
+        (statements.update[True], update_values(values_of(row, layout), row.owner.value, change.before)),
     )
 
 

@@ -31,7 +31,9 @@ from tests.bench.site import Site, records
 
 RECORDS = 1000
 IN_FLIGHT = (1, 32)
-TARGET = Target(0.6, at_most=False, of_ratio=True)
+TARGET = Target(0.8, at_most=False, of_ratio=True)
+GROUPED_TARGET = Target(0.6, at_most=False, of_ratio=True)
+"""For many writes in flight on SQLite, whose bare statements run in one thread without an event loop beside it."""
 
 BareWrite = Callable[[Sequence[Change], int], Awaitable[Round]]
 """Writes changes to a bare database; the second argument is the number of concurrent writes."""
@@ -129,7 +131,7 @@ async def measure(site: Site) -> list[Figure]:
                         found["store"].per_second,
                         found["bare"].per_second,
                         pair.bare_name,
-                        TARGET,
+                        GROUPED_TARGET if in_flight > 1 and name.startswith("SQLite") else TARGET,
                     )
                 )
     return figures
