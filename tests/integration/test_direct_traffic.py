@@ -26,6 +26,7 @@ from services.router.core.gates import Evidence, Limits
 from services.router.core.measure import Counts, Meter
 from services.router.core.phase import Phase, Setting
 from services.router.core.routes import NO_ROUTES, Routes, RpcRoutes, Run
+from services.router.flows.steering import direct_traffic
 from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.direct_traffic import KNOWN_SECONDS, DirectTraffic
 from services.router.flows.steering.measure import Measurement, answered_by_b
@@ -44,6 +45,12 @@ MARK = ((metadata.BUCKET, str(bucket_of(NAME))),)
 _STATUS = rpb.GetStatusRequest()
 ALL = (Run(0, BUCKETS, A),)
 HERE = Routes(3, (RpcRoutes(GET, ALL), RpcRoutes(UPDATE, ALL)))
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine answers too."""
+    monkeypatch.setattr(direct_traffic, "ANSWER_SECONDS", 20.0)
 
 
 @dataclass
