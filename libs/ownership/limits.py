@@ -59,7 +59,7 @@ replica of it."""
 BULK_ROWS = 1000
 """Maximum number of records of one bulk release."""
 
-BULK_LOCK_SECONDS = 0.01
+BULK_LOCK_SECONDS = 0.02
 """Time for which a bulk release should hold its locks. A client's write may wait for it, so a store releases fewer
 records at once while it takes longer."""
 

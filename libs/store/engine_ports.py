@@ -18,7 +18,7 @@ from libs.store.window import size_of
 RELEASE_KEYS = 50
 """Keys of one transaction. A client's write may wait for one such transaction during a large release."""
 
-FEWEST_BULK_ROWS = 50
+FEWEST_BULK_ROWS = 100
 """Minimum number of records of a bulk release: fewer would cost more than they spare clients."""
 
 APPLY_RECORDS = 200

@@ -297,7 +297,7 @@ async def test_keys_are_those_of_an_export(store: StorePorts) -> None:
 def test_a_store_releases_fewer_records_at_once_while_its_locks_last_too_long() -> None:
     slow, quick = BULK_LOCK_SECONDS * 1.5, BULK_LOCK_SECONDS / 4
     assert next_bulk_rows(400, BulkReleased(b"e", 400, locked_seconds=slow)) == 200
-    assert next_bulk_rows(60, BulkReleased(b"e", 60, locked_seconds=slow)) == FEWEST_BULK_ROWS
+    assert next_bulk_rows(120, BulkReleased(b"e", 120, locked_seconds=slow)) == FEWEST_BULK_ROWS
     assert next_bulk_rows(400, BulkReleased(b"e", 400, locked_seconds=quick)) == 500
     assert next_bulk_rows(900, BulkReleased(b"e", 900, locked_seconds=quick)) == BULK_ROWS
     assert next_bulk_rows(400, BulkReleased(b"e", 399, locked_seconds=quick)) == 400, "a short release shows nothing"
