@@ -12,13 +12,15 @@ from libs.clock import ManualClock, SystemClock
 from libs.eventlog.cloudevents import read_headers
 from libs.ownership.model import Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS, read_bulk, record_of_event
+from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2
 from libs.proving.trial.stores import _parsed
 from libs.tasks import Loop
 from services.router.core.jobs import Job
 from services.router.core.phase import Phase
 from services.router.flows.feed.relay import BULK_TYPE
-from services.router.flows.moving.bulk import STRAY_SECONDS, BulkMoves, Strays
+from services.router.flows.moving import bulk
+from services.router.flows.moving.bulk import SEARCHED_AT_ONCE, STRAY_SECONDS, BulkMoves, Strays
 from services.router.flows.moving.mover import Mover
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.steering.migration import Decision
@@ -26,7 +28,7 @@ from services.router.flows.steering.under_way import under_way
 from services.router.flows.stores import Refused, StoreView
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system.whole import System, running_system, step
-from tests.waiting import eventually
+from tests.waiting import eventually, loop_turns
 
 A, B = Store.A, Store.B
 BY_HAND = Decision("ann", "by hand", override=True)
@@ -222,6 +224,48 @@ async def test_a_bucket_whose_records_all_have_owners_is_not_searched(system: Sy
     assert strays.due == [2]
     assert await strays.bring_home() == 0
     assert strays.due == []
+
+
+class ManyRows(Transfer):
+    """A transfer between stores with many records, each released to B."""
+
+    def __init__(self) -> None:
+        self.asked: list[Sequence[int]] = []
+        self.taken: list[str] = []
+
+    async def envelopes(self, store: Store, buckets: Sequence[int]) -> list[record_pb2.Record]:
+        self.asked.append(buckets)
+        version = record_pb2.Version(revision=2 if store is A else 1)
+        owner = STORE_NUMBERS[store.other]
+        keys = [f"{bucket}/{number}" for bucket in buckets for number in range(2 * SEARCHED_AT_ONCE)]
+        return [record_pb2.Record(key=key, version=version, owner=owner) for key in keys]
+
+    async def take(self, keys: Sequence[str], to: Store) -> list[str]:
+        assert to is B
+        self.taken += keys
+        return []
+
+
+async def test_a_search_for_records_on_their_way_holds_one_bucket_and_lets_the_router_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transfer, clock = ManyRows(), ManualClock()
+    strays = Strays(transfer, clock)
+    for _ in range(2):
+        strays.look({1: 1, 2: 1})
+        clock.advance(STRAY_SECONDS)
+    seen: list[int] = []
+    async with loop_turns() as turns:
+        compare = bulk._on_its_way
+
+        def compared(at_a: record_pb2.Record | None, at_b: record_pb2.Record | None) -> Store | None:
+            seen.append(turns())
+            return compare(at_a, at_b)
+
+        monkeypatch.setattr(bulk, "_on_its_way", compared)
+        assert await strays.bring_home() == len(transfer.taken) == 4 * SEARCHED_AT_ONCE
+    assert transfer.asked == [[1], [1], [2], [2]]
+    assert max(seen.count(turn) for turn in seen) == SEARCHED_AT_ONCE
 
 
 async def test_a_bulk_release_to_the_wrong_store_is_refused(system: System) -> None:

@@ -36,6 +36,9 @@ STRAY_SECONDS = 10.0
 STRAY_BUCKETS = 32
 """Buckets that are searched in one pass."""
 
+SEARCHED_AT_ONCE = 500
+"""Records that are compared in one step of the event loop."""
+
 
 class Step(NamedTuple):
     """One step of a bulk move."""
@@ -122,12 +125,9 @@ class Strays:
         buckets = sorted(self.due)[:STRAY_BUCKETS]
         if not buckets:
             return 0
-        rows = [{one.key: one for one in await self._transfer.envelopes(store, buckets)} for store in Store]
         going: dict[Store, list[str]] = {store: [] for store in Store}
-        for key in rows[0].keys() | rows[1].keys():
-            to = _on_its_way(rows[0].get(key), rows[1].get(key))
-            if to is not None:
-                going[to].append(key)
+        for bucket in buckets:
+            await self._search(bucket, going)
         for to, keys in going.items():
             if keys:
                 log.warning("%d records on their way to store %s are brought home: %s first", len(keys), to, keys[0])
@@ -136,6 +136,17 @@ class Strays:
             self._since.pop(bucket, None)
         self.due = [bucket for bucket in self.due if bucket in self._since]
         return sum(map(len, going.values()))
+
+    async def _search(self, bucket: int, going: Mapping[Store, list[str]]) -> None:
+        """Add the bucket's records that are on their way, by the store that they were released to."""
+        rows = [{one.key: one for one in await self._transfer.envelopes(store, [bucket])} for store in Store]
+        for number, key in enumerate(rows[0].keys() | rows[1].keys(), 1):
+            to = _on_its_way(rows[0].get(key), rows[1].get(key))
+            if to is not None:
+                going[to].append(key)
+            if not number % SEARCHED_AT_ONCE:
+                # A bucket may have ten thousand records, and this router serves calls.
+                await asyncio.sleep(0)
 
 
 def _on_its_way(at_a: record_pb2.Record | None, at_b: record_pb2.Record | None) -> Store | None:
