@@ -28,7 +28,7 @@ from services.router.core.phase import Phase, Setting
 from services.router.core.routes import NO_ROUTES, Routes, RpcRoutes, Run
 from services.router.flows.steering import direct_traffic
 from services.router.flows.steering.automatic_rollback import AutomaticRollback
-from services.router.flows.steering.direct_traffic import KNOWN_SECONDS, DirectTraffic
+from services.router.flows.steering.direct_traffic import KEPT_SECONDS, KNOWN_SECONDS, DirectTraffic
 from services.router.flows.steering.measure import Measurement, answered_by_b
 from services.router.flows.steering.migration import Migration
 from services.router.flows.steering.observe import SettingCache
@@ -209,6 +209,20 @@ async def test_a_process_that_is_started_again_is_counted_from_its_start(monkeyp
     store.say("next", 2, 3)
     store.say("far", 5, 7)
     assert await router.seen() == Counts(5), "it has run for longer than this router has looked"
+
+
+async def test_a_process_that_is_found_late_is_counted_from_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients resolve a name sooner than the router's channel to the store does."""
+    monkeypatch.setattr(rpb, "SyncDirectCalls", None, raising=False)
+    store = Prepared()
+    router = Router("r-1", store)  # type: ignore[arg-type]
+    router.clock.advance(KEPT_SECONDS + 5)
+    store.say("late", 1, 3, uptime_seconds=KEPT_SECONDS - 1)
+    assert await router.seen() == Counts(3)
+    store.say("back", 8, 100, uptime_seconds=KEPT_SECONDS + 1)
+    store.say("late", 2, 3, uptime_seconds=KEPT_SECONDS)
+    store.say("back", 9, 100, uptime_seconds=KEPT_SECONDS + 1)
+    assert await router.seen() == Counts(3), "it may have been seen before"
 
 
 async def test_an_answer_that_was_overtaken_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ PAUSE_SECONDS = 0.1
 KNOWN_SECONDS = 10.0
 """A process that has not answered for this long is not waited for."""
 KEPT_SECONDS = 60.0
-"""A process that answers again after a longer time is a new one."""
+"""An answer is remembered for this long. A younger process that is not known has never been seen."""
 MOST_PROCESSES = 64
 
 _Key = tuple[str, bool]
@@ -139,9 +139,8 @@ class DirectTraffic:
             for one in answer.calls
         }
         if before is None:
-            # The calls of a process that was started since the last look are all new; of another one none is.
-            passed = now - self._began_at
-            is_new = answer.uptime_seconds < min(passed, KNOWN_SECONDS)
+            # The calls of a process that has never been seen since its start are all new; of another one none is.
+            is_new = answer.uptime_seconds < min(now - self._began_at, KEPT_SECONDS)
             before = _Answer(now, 0, {} if is_new else calls, 0 if is_new else answer.passed_on)
         for (operation, is_read), (counts, latencies) in calls.items():
             counted, seen = before.calls.get((operation, is_read), (Counts(), Counter()))
