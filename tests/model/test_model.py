@@ -113,6 +113,7 @@ def test_a_record_stays_without_an_owner_if_an_entry_that_could_not_be_taken_is_
     _breaks("untaken_is_dropped")
 
 
+@pytest.mark.slow
 def test_a_request_has_two_effects_if_an_entry_of_a_bulk_release_is_taken_under_a_higher_term() -> None:
     _breaks("take_by_revision")
 
