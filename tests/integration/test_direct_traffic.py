@@ -149,6 +149,22 @@ async def test_several_routers_count_each_call_once_in_all_their_figures() -> No
             assert found.side(A).p99_seconds is not None
 
 
+async def test_a_router_that_the_stores_no_longer_answer_hides_no_fault_of_direct_calls() -> None:
+    clock, shared = ManualClock(), MemoryControlStore(clock=ManualClock())
+    meters = [Meter(), Meter()]
+    blind, seeing = (
+        Measurement(shared, Meter(), f"r-{number}", clock, direct=meter) for number, meter in enumerate(meters)
+    )
+    meters[0].add_reported(B, "get", True, Counts(10_000), Counter({5: 10_000}), clock.monotonic())
+    clock.advance(90.0)
+    meters[1].add_reported(B, "get", True, Counts(100, 60), Counter({5: 40}), clock.monotonic())
+    clock.advance(1.0)
+    for measurement in (blind, seeing) * 3:
+        await measurement.exchange()
+    for measurement in (blind, seeing):
+        assert measurement.seconds()[0][1] == Counts(100, 60)
+
+
 async def test_a_router_that_is_started_again_counts_no_call_again_and_another_one_remembers() -> None:
     async with running_store() as at, with_store(at) as client:
         await at.client.CreateSandbox(new("one"))

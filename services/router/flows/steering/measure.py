@@ -279,6 +279,9 @@ class Measurement:
         now = self._clock.monotonic()
         found = [(name, one.direct, now - self._others[name].seen_at) for name, one in self._fresh_others()]
         seen = [(self._router, self._my_direct(now), 0.0), *((n, calls, age) for n, calls, age in found if calls)]
+        # A router that the stores do not answer any more remembers many calls, and sees no fault.
+        most = max(calls.last_minute for _, calls, _ in seen)
+        seen = [one for one in seen if 2 * one[1].last_minute >= most]
         best = max(seen, key=lambda one: (one[1].weight, one[0]))
         return best if best[1] else None
 

@@ -66,7 +66,12 @@ class DirectCalls:
     @property
     def weight(self) -> int:
         """Number of the latest calls: the router that has seen the most of them knows the most."""
-        return sum(counts.calls for counts in (*self.recent.values(), *(one for two in self.seconds for one in two)))
+        return sum(counts.calls for counts in self.recent.values()) + self.last_minute
+
+    @property
+    def last_minute(self) -> int:
+        """Number of calls of the last minute."""
+        return sum(counts.calls for two in self.seconds for counts in two)
 
 
 @dataclass(frozen=True, slots=True)
