@@ -136,6 +136,11 @@ async def test_a_supervisor_ends_with_all_its_workers(tmp_path: Path) -> None:
         assert supervisor is not None and len(left) == 2
         world._wanted.discard("router-1")
         os.kill(supervisor, signal.SIGKILL)
-        await eventually(lambda: not [pid for pid in left if tree.find(pid)], BOUND_SECONDS)
+        try:
+            await eventually(lambda: not [pid for pid in left if tree.find(pid)], BOUND_SECONDS)
+        finally:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         # The ports are free.
         await world.start("router-1")
