@@ -8,8 +8,10 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import PoolProxiedConnection
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from libs.errors import StoreUnavailable
+from libs.errors import Overloaded, StoreUnavailable
 from libs.proving.servers.postgres import Postgres
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
 
@@ -85,3 +87,21 @@ async def test_calls_that_wait_for_a_connection_to_be_made_find_the_store_unavai
             postgres.kill(signal.SIGCONT)
         assert [type(one) for one in found] == [StoreUnavailable] * 3, found
         assert await asyncio.gather(*(store.requests.run(asks) for _ in range(3))) == [1, 1, 1]
+
+
+async def test_a_call_that_waits_while_a_connection_changes_hands_finds_the_pool_busy(
+    store_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is nobody's at the end of the wait: it was given back, and the next call has not resumed yet."""
+    async with open_store(store_dsn, options=ONE) as store:
+        pool = store.requests
+        leased = await pool.lease()
+
+        async def last_moment() -> PoolProxiedConnection:
+            pool.give_back(leased, reusable=True)
+            raise PoolTimeout
+
+        monkeypatch.setattr(type(pool.engine), "raw_connection", lambda _: last_moment())
+        with pytest.raises(Overloaded):
+            async with pool.connection():
+                pass

@@ -155,6 +155,8 @@ class Pool:
         self._most_tasks = size * _TASKS_PER_CONNECTION
         self._tasks: set[asyncio.Task[Any]] = set()
         self._leased = 0
+        self._turns = 0
+        """Number of times that a connection was taken or given back."""
 
     def __repr__(self) -> str:
         return f"<Pool {self.name} tasks={len(self._tasks)} {self.engine.pool.status()}>"
@@ -238,22 +240,26 @@ class Pool:
             leased.invalidate()
             leased = await self._taken()
         self._leased += 1
+        self._turns += 1
         return leased
 
     def give_back(self, leased: PoolProxiedConnection, *, reusable: bool) -> None:
         """End a lease. A connection that is not reusable is dropped without closing its session: the server may not
         answer."""
         self._leased -= 1
+        self._turns += 1
         if reusable:
             leased.close()
         else:
             leased.invalidate()
 
     async def _taken(self) -> PoolProxiedConnection:
+        turns = self._turns
         try:
             return await self.engine.raw_connection()
         except PoolTimeout:
-            if self._leased == self._size:
+            # A connection that changes hands is nobody's for a moment.
+            if self._leased == self._size or self._turns != turns:
                 raise
             # The pool is not busy. Its connections are still being made, as after a restart of the database.
             raise StoreUnavailable(detail=f"the {self.name} pool has no connection yet") from None
