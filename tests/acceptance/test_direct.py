@@ -34,7 +34,9 @@ DEADLINE_SECONDS = 1.5
 """Long enough for a call that passes it to count against the store."""
 WRITERS, READERS = 12, 1
 PAUSE_SECONDS = 0.05
-BLOCKED_SECONDS, FREE_SECONDS = 3.0, 0.2
+BLOCKED_SECONDS, FREE_SECONDS = 1.7, 0.2
+"""The first is longer than a deadline, so calls fail. Both together are shorter than a sixth of the window, and each of
+these parts must have faults."""
 
 _SERVICE = "/sandbox.v1.SandboxService"
 B = 1
