@@ -36,6 +36,7 @@ from libs.store.engine_ports import EngineTransfers
 from libs.store.limits import OutboxLimits
 from libs.store.memory import MemoryStore
 from libs.store.port import ExportQuery, Listed, StorePorts
+from libs.store.transaction import Transactions
 from services.service_layer.store.postgres import PostgresStore
 from services.service_layer.store.postgres_transaction import PostgresTransactions
 
@@ -123,6 +124,13 @@ def _leave_to_engine(store: PostgresStore) -> None:
         (store.transfers, "release", transfers.release),
     ):
         setattr(port, name, instead)
+
+
+def transactions_of(store: StorePorts) -> Transactions:
+    """The transactions that the store's engine runs its procedures in."""
+    transfers = store.transfers
+    assert isinstance(transfers, EngineTransfers)
+    return transfers._transactions
 
 
 async def own(store: StorePorts, keys: Iterable[str]) -> None:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from libs.errors import StoreNotReady
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Answered, Changed, Decide, Found, bucket_of
+from libs.ownership.model import Answered, Changed, Decide, Found, Row, Version, bucket_of
 from libs.ownership.rules import decide_write
 from libs.store.port import StorePorts
-from tests.contracts.store_adapters import ADAPTERS_AND_FORMS, call_of, own, put, putting, record_of, row_of, sandbox
+from libs.store.transaction import Put, PutHead, Transaction
+from tests.contracts.store_adapters import (
+    ADAPTERS_AND_FORMS,
+    call_of,
+    own,
+    put,
+    putting,
+    record_of,
+    row_of,
+    sandbox,
+    transactions_of,
+)
 
 pytestmark = pytest.mark.parametrize("adapter", ADAPTERS_AND_FORMS, ids=str, indirect=True)
 
@@ -79,3 +91,35 @@ async def test_a_fenced_store_accepts_no_write_and_no_release(store: StorePorts)
     assert (await store.outbox.depth()).entries == 1
     await store.recovery.reopen()
     await put(store, KEY, "r1", "after")
+
+
+@pytest.mark.parametrize("own_change", [True, False])
+@pytest.mark.parametrize("form", ["payload", "envelope", "head"])
+async def test_a_row_that_changed_after_the_decision_is_left_alone(
+    store: StorePorts, form: str, own_change: bool
+) -> None:
+    await own(store, [KEY])
+    await put(store, KEY, "r0", "first")
+    decided_on = await row_in(store, KEY)
+    await put(store, KEY, "r1", "second")
+    now = await row_in(store, KEY)
+    assert now.version > decided_on.version and now.owner is decided_on.owner
+    later = Version(now.version.term, now.version.revision + 1)
+    row = row_of(KEY, later, store.store, "third") if form == "payload" else replace(decided_on, version=later)
+
+    async def change(tx: Transaction, before: Row) -> set[str]:
+        if form == "head":
+            return await tx.put_heads([PutHead(row.head, before.head)], own=own_change)
+        return await tx.put([Put(row, before)], own=own_change)
+
+    transactions = transactions_of(store)
+    assert await transactions.run(partial(change, before=decided_on)) == {KEY}
+    assert await row_in(store, KEY) == now
+    assert await transactions.run(partial(change, before=replace(now, payload=row.payload))) == set()
+    assert (await row_in(store, KEY)).version == later
+
+
+async def row_in(store: StorePorts, key: str) -> Row:
+    row = (await store.records.read(key)).row
+    assert row is not None
+    return row
