@@ -10,7 +10,7 @@ from libs.errors import InvalidField
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.ownership.model import BUCKETS, Store
 from libs.ownership.wire import store_from_pb
-from libs.store.port import PARTS
+from libs.store.inspection import PARTS
 
 MAX_KEYS = 1000
 MAX_PAGE = 500

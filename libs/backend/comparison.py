@@ -13,7 +13,8 @@ from libs.errors import InvalidField
 from libs.ownership.model import Row, bucket_of
 from libs.ownership.wire import STORE_NUMBERS, UnreadableRecord, version_to_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
-from libs.store.port import BucketDigest, ExportQuery, Kept, StorePorts
+from libs.store.inspection import BucketDigest, ExportQuery, Kept
+from libs.store.port import StorePorts
 
 PAGE_ROWS = 500
 MAX_DEEP_BUCKETS = 64

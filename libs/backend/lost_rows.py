@@ -15,7 +15,8 @@ import logging
 from collections.abc import Sequence
 
 from libs.ownership.model import BUCKETS
-from libs.store.port import Inspection, Missing, StorePorts
+from libs.store.inspection import Inspection, Missing
+from libs.store.port import StorePorts
 from libs.tasks import Loop
 
 log = logging.getLogger(__name__)

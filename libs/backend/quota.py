@@ -23,7 +23,7 @@ from libs.contract.accounts import AccountField
 from libs.errors import BatonError
 from libs.ownership.model import Answered, Changed, Row, Version
 from libs.ownership.rules import Change, Resource
-from libs.store.port import Inspection
+from libs.store.inspection import Inspection
 
 COUNT_SECONDS = 5.0
 COUNT_CREATES = 100

@@ -60,8 +60,9 @@ from libs.rpc.errors import Context, cut
 from libs.rpc.limits import ANSWER_BYTES, HARD_MESSAGE_BYTES
 from libs.rpc.server import TypedService
 from libs.store.aside import Refusal
+from libs.store.inspection import ExportQuery
 from libs.store.limits import OutboxLimits
-from libs.store.port import ExportQuery, ReleaseResult, StorePorts
+from libs.store.port import ReleaseResult, StorePorts
 from libs.store.window import made_by
 from libs.telemetry.vitals import Gauges, vitals
 

@@ -19,6 +19,7 @@ from libs.store import engine, engine_apply
 from libs.store.aside import Aside
 from libs.store.columns import ColumnsOf, matches
 from libs.store.engine_ports import EngineTransfers
+from libs.store.inspection import Inspection
 from libs.store.limits import LIST_ROWS, PULL_BYTES, OutboxLimits
 from libs.store.memory_aside import MemoryAside
 from libs.store.memory_inspection import MemoryInspection
@@ -28,7 +29,7 @@ from libs.store.memory_transaction import MemoryTransactions
 from libs.store.memory_upkeep import MemoryUpkeep
 from libs.store.memory_watch import MemoryWatch
 from libs.store.outbox import ChangeEntry, Depth, Outbox
-from libs.store.port import Applied, Feed, FeedState, Inspection, Listed, Parked, Records, Transfers, Upkeep, Watch
+from libs.store.port import Applied, Feed, FeedState, Listed, Parked, Records, Transfers, Upkeep, Watch
 from libs.store.recovery import Recovery, Seizures
 from libs.store.transaction import Lane
 from libs.store.window import up_to_other

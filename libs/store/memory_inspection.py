@@ -9,9 +9,9 @@ from itertools import islice
 
 from libs.contract.pages import ACCOUNT
 from libs.ownership.model import Record, bucket_of
+from libs.store.inspection import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.limits import PULL_BYTES
 from libs.store.memory_state import MemoryState
-from libs.store.port import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.window import size_of
 
 

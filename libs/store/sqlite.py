@@ -8,9 +8,10 @@ from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.sqlite import Database
 from libs.store.aside import Aside
+from libs.store.inspection import Inspection
 from libs.store.limits import OutboxLimits
 from libs.store.outbox import Outbox
-from libs.store.port import Feed, Inspection, Records, Transfers, Upkeep, Watch
+from libs.store.port import Feed, Records, Transfers, Upkeep, Watch
 from libs.store.recovery import Recovery, Seizures
 from libs.store.sqlite_aside import SqliteAside
 from libs.store.sqlite_core import Core

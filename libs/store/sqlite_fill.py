@@ -16,7 +16,7 @@ from functools import partial
 from typing import TypeVar
 
 from libs.sqlite import Database
-from libs.store.port import ExportQuery
+from libs.store.inspection import ExportQuery
 from libs.store.sqlite_old import STEP_ROWS, OldRows, Progress, StillFilling
 from libs.tasks import Loop
 

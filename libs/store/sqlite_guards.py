@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from libs.store.port import Missing
+from libs.store.inspection import Missing
 
 
 def guard_tables(table: str) -> Callable[[sqlite3.Connection], None]:

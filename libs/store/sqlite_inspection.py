@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from libs.contract.pages import ACCOUNT
 from libs.ownership.model import BUCKETS, Record, Row
 from libs.sqlite import snapshot
+from libs.store.inspection import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.limits import PULL_BYTES
-from libs.store.port import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.sqlite_core import WITH_SERVED, Core, served_up_to
 from libs.store.sqlite_guards import missing
 from libs.store.sqlite_schema import ROW_COLUMNS, ROW_PAYLOAD, VISIBLE, Value, odd_columns, row_from, unsigned

@@ -33,9 +33,10 @@ from libs.pb.sandbox.v1 import sandbox_pb2 as pb
 from libs.sandboxes.columns import sandbox_columns
 from libs.store import engine
 from libs.store.engine_ports import EngineTransfers
+from libs.store.inspection import ExportQuery
 from libs.store.limits import OutboxLimits
 from libs.store.memory import MemoryStore
-from libs.store.port import ExportQuery, Listed, StorePorts
+from libs.store.port import Listed, StorePorts
 from libs.store.transaction import Transactions
 from services.service_layer.store.postgres import PostgresStore
 from services.service_layer.store.postgres_transaction import PostgresTransactions

@@ -20,7 +20,8 @@ from libs.errors import BatonError
 from libs.ownership.model import NEVER, Answered, BucketOwner, Changed, Record, Row, Served, Store, Version, bucket_of
 from libs.ownership.rules import Change, Resource
 from libs.ownership.wire import record_of_event
-from libs.store.port import ExportQuery, Listed, StorePorts
+from libs.store.inspection import ExportQuery
+from libs.store.port import Listed, StorePorts
 from tests.contracts.store_adapters import call_of, hash_of, own, sandbox, word_of, write
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -17,7 +17,8 @@ from libs.ownership.limits import MAX_EVENT_BYTES, MAX_PAYLOAD_BYTES, RELEASE_AN
 from libs.ownership.model import BUCKETS, Answered, BucketOwner, Changed, Found, Outcome, Store, bucket_of
 from libs.ownership.rules import Resource, decide_write
 from libs.ownership.wire import record_of_event
-from libs.store.port import PARTS, ExportQuery, StorePorts
+from libs.store.inspection import PARTS, ExportQuery
+from libs.store.port import StorePorts
 from tests.contracts.store_adapters import (
     call_of,
     everything,

@@ -20,8 +20,9 @@ from libs.ownership.model import Answered, BucketOwner, BulkRelease, Row, bucket
 from libs.ownership.terms import next_term
 from libs.ownership.wire import read_bulk, record_of_event
 from libs.store.engine_ports import FEWEST_BULK_ROWS, next_bulk_rows
+from libs.store.inspection import ExportQuery
 from libs.store.limits import OutboxLimits
-from libs.store.port import BulkReleased, ExportQuery, StorePorts
+from libs.store.port import BulkReleased, StorePorts
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import own, put, record_of, row_of, served_of
 

@@ -13,8 +13,9 @@ import pytest
 from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.ownership.model import BucketOwner, bucket_of
 from libs.ownership.terms import next_term
+from libs.store.inspection import Missing
 from libs.store.memory import MemoryStore
-from libs.store.port import Missing, StorePorts
+from libs.store.port import StorePorts
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import SQLITE_A, Adapter, own, put, record_of, row_of, served_of
 

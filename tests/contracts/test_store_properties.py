@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from libs.clock import ManualClock
 from libs.ownership.model import Record, Store, bucket_of
+from libs.store.inspection import ExportQuery
 from libs.store.limits import OutboxLimits
-from libs.store.port import ExportQuery, StorePorts
+from libs.store.port import StorePorts
 from tests.contracts.store_adapters import (
     ADAPTERS_AND_FORMS,
     MEMORY_A,

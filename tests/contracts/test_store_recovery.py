@@ -14,8 +14,9 @@ from libs.ownership.model import NEVER, Answered, BucketOwner, Record, Row, Stor
 from libs.ownership.orders import ForeignControl, LateOrder, Order
 from libs.ownership.terms import RowTooLarge, SeizureRefused, next_term
 from libs.ownership.wire import record_of_event
+from libs.store.inspection import ExportQuery
 from libs.store.limits import OutboxLimits
-from libs.store.port import Applied, ExportQuery, FeedStep, Position, StorePorts, UnknownPosition
+from libs.store.port import Applied, FeedStep, Position, StorePorts, UnknownPosition
 from libs.store.recovery import Conflict, FencedAnew, FencedAt, Identity, StillHidden, Why
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import everything, own, put, record_of, row_of, served_of, word_of

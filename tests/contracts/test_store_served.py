@@ -15,8 +15,9 @@ from libs.ownership.model import Answered, BucketOwner, Changed, Record, Store, 
 from libs.ownership.terms import next_term
 from libs.ownership.wire import record_of_event
 from libs.store import sqlite_inspection
+from libs.store.inspection import ExportQuery
 from libs.store.limits import PRUNE_ROWS
-from libs.store.port import ExportQuery, StorePorts
+from libs.store.port import StorePorts
 from services.service_layer.store import postgres_inspection
 from services.service_layer.store.postgres_transaction import served_up_to
 from tests.contracts.store_adapters import ADAPTERS_AND_FORMS, Adapter, own, put, record_of, row_of, served_of

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from libs.clock import SystemClock
 from libs.ownership.model import Store, bucket_of
-from libs.store.port import Missing, StorePorts
+from libs.store.inspection import Missing
+from libs.store.port import StorePorts
 from services.service_layer.store import embedded, postgres_schema
 from services.service_layer.store.postgres import open_store
 from services.service_layer.store.postgres_pool import normalised

@@ -17,7 +17,8 @@ from libs.ownership.limits import MAX_PAYLOAD_BYTES
 from libs.ownership.model import BUCKETS, Answered, Call, Changed, Decide, Found, Store, Version
 from libs.rpc import metadata
 from libs.rpc.errors import Internal, reason_of
-from libs.store.port import ExportQuery, Listed, Records
+from libs.store.inspection import ExportQuery
+from libs.store.port import Listed, Records
 from services.router.core.phase import Phase
 from services.router.flows.calls.forward import ReadPolicy
 from services.router.flows.moving.handoff import Moved

@@ -13,7 +13,7 @@ from libs.ownership.model import Store
 from libs.rpc import metadata
 from libs.rpc.errors import Internal, reason_of
 from libs.store import memory
-from libs.store.port import ExportQuery
+from libs.store.inspection import ExportQuery
 from services.router.flows.calls import listing
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.integration.test_forward import Moody, writes_go_to_b

@@ -11,8 +11,8 @@ from libs.backend import lost_rows
 from libs.clock import SystemClock
 from libs.errors import StoreNotReady
 from libs.ownership.model import Store, bucket_of
+from libs.store.inspection import Missing
 from libs.store.memory_inspection import MemoryInspection
-from libs.store.port import Missing
 from services.router.flows.jobs import recover as flows_recover
 from services.router.flows.jobs.kind import Position
 from services.router.flows.jobs.reconcile_job import Reconcile

@@ -18,7 +18,7 @@ from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.proving.servers.postgres import Postgres
 from libs.rpc.errors import reason_of
 from libs.store.connections import ALLOWED, Connections, per_process
-from libs.store.port import ExportQuery
+from libs.store.inspection import ExportQuery
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
 from services.service_layer.store.postgres_pool import Pool
 from tests.contracts.store_adapters import own, put

@@ -16,7 +16,7 @@ from libs.contract.pages import Filter, Page
 from libs.postgres import UnfitDatabase
 from libs.proving.servers.pgbouncer import PgBouncer
 from libs.proving.servers.postgres import Postgres
-from libs.store.port import ExportQuery
+from libs.store.inspection import ExportQuery
 from services.service_layer.store.postgres import open_store
 from tests.contracts.store_adapters import own, put
 

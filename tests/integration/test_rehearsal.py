@@ -14,7 +14,7 @@ from libs.errors import InvalidField
 from libs.eventlog.port import Event
 from libs.ownership.model import Store, bucket_of
 from libs.pb.baton.control.v1 import control_pb2 as pb
-from libs.store.port import Census
+from libs.store.inspection import Census
 from services.router.control.memory import MemoryControlStore
 from services.router.core.jobs import Job, JobState, JobUnderWay
 from services.router.core.measure import Meter

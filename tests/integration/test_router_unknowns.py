@@ -13,7 +13,8 @@ from libs.errors import Overloaded
 from libs.ownership.model import Answered, Call, Changed, Decide, Found, Store, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
 from libs.rpc.errors import reason_of
-from libs.store.port import ExportQuery, Listed, Records
+from libs.store.inspection import ExportQuery
+from libs.store.port import Listed, Records
 from services.router.core.phase import Phase
 from services.router.flows.moving.bucket_moves import BucketMoves
 from services.router.flows.moving.transfer import Transfer

@@ -16,7 +16,7 @@ import pytest
 from libs.clock import ManualClock
 from libs.ownership.model import Record, Row, Store, Version
 from libs.rpc.errors import reason_of
-from libs.store.port import ExportQuery
+from libs.store.inspection import ExportQuery
 from services.router.core.phase import Phase
 from services.router.flows.calls import watch_streams as router_watching
 from services.router.flows.calls.watch_streams import WatchCall, WatchStreams

@@ -26,7 +26,7 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
 from libs.sandboxes.schema import FLAT, METADATA, STRUCTURED, Form, Schemas, write_model
 from libs.sandboxes.unknown import split
-from libs.store.port import ExportQuery
+from libs.store.inspection import ExportQuery
 from services.router.core.phase import Phase
 from services.router.flows.steering.migration import Decision
 from tests.system.store import Kit, new

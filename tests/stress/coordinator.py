@@ -17,7 +17,8 @@ from libs.errors import BatonError
 from libs.ownership.errors import NotOwner
 from libs.ownership.model import Outcome, Record, Row, Store, Version, bucket_of
 from libs.ownership.rules import read_as_owner
-from libs.store.port import ExportQuery, StorePorts
+from libs.store.inspection import ExportQuery
+from libs.store.port import StorePorts
 from libs.store.window import made_by
 from tests.stress.calls import REFUSALS, Write
 

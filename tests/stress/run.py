@@ -16,8 +16,9 @@ from libs.ownership.errors import NotOwner
 from libs.ownership.model import BulkRelease, Record, Store, bucket_of
 from libs.ownership.wire import read_bulk, record_of_event
 from libs.proving.history.history import Call, Outcome
+from libs.store.inspection import ExportQuery
 from libs.store.outbox import ChangeEntry
-from libs.store.port import ExportQuery, StorePorts
+from libs.store.port import StorePorts
 from tests.contracts.store_adapters import word_of
 from tests.stress.calls import REFUSALS, Write, names
 from tests.stress.coordinator import Coordinator, Stopped, Unknown

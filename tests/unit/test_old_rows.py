@@ -23,7 +23,7 @@ from libs.ownership.model import BUCKETS, BucketOwner, Changed, Outcome, Row, St
 from libs.sandboxes.schema import SCHEMAS
 from libs.sqlite import migrate
 from libs.store import sqlite_fill, sqlite_old
-from libs.store.port import ExportQuery
+from libs.store.inspection import ExportQuery
 from libs.store.snapshots import Looked
 from libs.store.sqlite import SqliteStore
 from libs.store.sqlite_old import StillFilling

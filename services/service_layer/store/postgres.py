@@ -18,9 +18,10 @@ from libs.sandboxes.columns import sandbox_columns
 from libs.store.aside import Aside
 from libs.store.columns import ColumnsOf
 from libs.store.connections import OWN
+from libs.store.inspection import Inspection
 from libs.store.limits import OutboxLimits
 from libs.store.outbox import Outbox
-from libs.store.port import Feed, Inspection, Records, Transfers, Upkeep, Watch
+from libs.store.port import Feed, Records, Transfers, Upkeep, Watch
 from libs.store.recovery import Recovery, Seizures
 from services.service_layer.store.postgres_aside import PostgresAside
 from services.service_layer.store.postgres_context import Context, Gauge

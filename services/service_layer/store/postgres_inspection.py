@@ -8,8 +8,8 @@ from typing import Any
 
 from libs.ownership.model import Record, Row
 from libs.store.connections import ALLOWED, Connections
+from libs.store.inspection import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.limits import PULL_BYTES
-from libs.store.port import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.window import effects_of, made_by, size_of, windows_of
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_guards import MISSING, MISSING_OF
@@ -42,7 +42,7 @@ COUNT_OF_ACCOUNT = "SELECT count(*) FROM (SELECT 1 FROM record r WHERE r.account
 
 
 class PostgresInspection:
-    """`libs.store.port.Inspection`."""
+    """`libs.store.inspection.Inspection`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
