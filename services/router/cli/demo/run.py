@@ -29,8 +29,9 @@ from libs.proving.trial.verdict import Result, judge
 from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
 from libs.tls.making import OWNER_ONLY, write
+from services.router.cli.demo.glance import Meter
 from services.router.cli.demo.report import DemoReport, Facts
-from services.router.cli.demo.screen import Meter, Screen
+from services.router.cli.demo.screen import Screen
 from services.router.cli.demo.script import ACTOR, ROLLBACK_CALLS, ROLLBACK_SECONDS, Story, journaled_overrides
 from services.router.cli.demo.strangers import Strangers
 
@@ -110,9 +111,9 @@ class _Run:
         return DemoReport(facts, self.load, self.result)
 
 
-async def run_demo(plan: DemoPlan) -> DemoReport:
+async def run_demo(plan: DemoPlan, screen: Screen | None = None) -> DemoReport:
     """Run the demo. A failure is part of the report; only a cancellation or a defect raises."""
-    run = _Run(plan, Screen(sys.stderr if plan.json else sys.stdout))
+    run = _Run(plan, screen or Screen(sys.stderr if plan.json else sys.stdout))
     try:
         await asyncio.to_thread(_make_room, plan)
         with run.screen.open():

@@ -1,93 +1,29 @@
-"""The display of a running demo: a live table at a terminal, else a line every second."""
+"""The display of a running demo: a live panel at a terminal, else a line every second."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from libs.pb.baton.control.v1 import control_pb2 as pb
-from libs.proving.trial.load import Load
-from libs.proving.trial.walk import Walk, pb_store, phase_name
+from libs.proving.trial.walk import Walk
+from services.router.cli.demo.glance import Glance, Meter
+from services.router.cli.demo.panel import SAMPLES, panel
 
 GLANCE_SECONDS = 0.5
 LINE_SECONDS = 1.0
 _REFRESHES_PER_SECOND = 4
 BAR_CELLS = 30
-
-
-@dataclass(frozen=True, slots=True)
-class StoreGlance:
-    """A store's state as the router sees it. Rates are answered client calls per second."""
-
-    state: str
-    reads: float
-    writes: float
-    records: int
-    buckets: int
-    lag_seconds: float | None
-
-    @property
-    def lag(self) -> str:
-        return "?" if self.lag_seconds is None else f"{self.lag_seconds:.1f} s"
-
-
-@dataclass(frozen=True, slots=True)
-class Glance:
-    """The system's state at one moment."""
-
-    seconds: float
-    phase: str
-    stores: dict[str, StoreGlance]
-    calls_per_second: float
-    handoffs: int
-    stale_reads: int
-    errors: int
-
-
-@dataclass(slots=True)
-class Meter:
-    """A maker of glances. Rates are differences from the previous glance."""
-
-    load: Load
-    _before: tuple[float, dict[str, tuple[int, int]], int] | None = None
-
-    def glance(self, status: pb.GetStatusResponse) -> Glance:
-        now = time.monotonic()
-        counts = {pb_store(store): (store.reads, store.writes) for store in status.stores}
-        since, before, attempts = self._before or (now, counts, self.load.stats.attempts)
-        passed = max(now - since, 0.001)
-        self._before = (now, counts, self.load.stats.attempts)
-        stores = {}
-        for store in status.stores:
-            name = pb_store(store)
-            reads, writes = before.get(name, (0, 0))
-            stores[name] = StoreGlance(
-                state="serves" if store.serving else "away",
-                reads=max(0.0, (store.reads - reads) / passed),
-                writes=max(0.0, (store.writes - writes) / passed),
-                records=store.owned_records,
-                buckets=store.owned_buckets,
-                lag_seconds=store.lag_seconds if store.HasField("lag_seconds") else None,
-            )
-        return Glance(
-            seconds=now - self.load.started,
-            phase=phase_name(status.setting),
-            stores=stores,
-            calls_per_second=(self.load.stats.attempts - attempts) / passed,
-            handoffs=status.handoffs,
-            stale_reads=self.load.stats.stale_reads,
-            errors=self.load.stats.errors.total(),
-        )
 
 
 @dataclass(slots=True)
@@ -99,7 +35,8 @@ class Screen:
     """The current step."""
     bar: str = ""
     """The progress of the current step, if it has any."""
-    glance: Glance | None = None
+    glances: deque[Glance] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    """The last ones. The newest is at the end."""
     _live: Live | None = None
 
     @property
@@ -113,12 +50,12 @@ class Screen:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Show the live table while the block runs, at a terminal."""
+        """Show the live panel while the block runs, at a terminal."""
         if not self.is_terminal:
             yield
             return
         with Live(
-            get_renderable=self._renderable, console=self.console, refresh_per_second=_REFRESHES_PER_SECOND
+            get_renderable=self.renderable, console=self.console, refresh_per_second=_REFRESHES_PER_SECOND
         ) as self._live:
             yield
         self._live = None
@@ -143,16 +80,18 @@ class Screen:
         """Update the display until cancelled."""
         last_line = time.monotonic()
         while True:
-            self.glance = meter.glance(await walk.status())
+            glance = meter.glance(await walk.status())
+            self.glances.append(glance)
             if not self.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
                 last_line = time.monotonic()
-                self.tell(line_of(self.glance, self.sentence))
+                self.tell(line_of(glance, self.sentence))
             await asyncio.sleep(GLANCE_SECONDS)
 
-    def _renderable(self) -> RenderableType:
-        if self.glance is None:
-            return Text(self.sentence)
-        return Group(Text(""), table_of(self.glance), Text(self.sentence, style="bold"), Text(self.bar))
+    def renderable(self) -> RenderableType:
+        """Return the panel, or before the first glance the current step."""
+        if not self.glances:
+            return Text(f"▶ {self.sentence}")
+        return panel(list(self.glances), self.sentence, self.bar, self.console.width)
 
 
 def line_of(glance: Glance, sentence: str) -> str:
@@ -168,29 +107,10 @@ def line_of(glance: Glance, sentence: str) -> str:
     )
 
 
-def table_of(glance: Glance) -> RenderableType:
-    """Format a glance as a table."""
-    head = Text(
-        f"{glance.seconds:.0f} s   {glance.phase}   {glance.calls_per_second:.0f} calls/s   "
-        f"{glance.handoffs} handoffs   {glance.stale_reads} reads marked stale   {glance.errors} errors"
-    )
-    table = _table("store", "state", "reads/s", "writes/s", "owned buckets", "owned records", "lag")
-    for name, store in glance.stores.items():
-        state = Text(store.state, style="" if store.state == "serves" else "red")
-        figures = (f"{store.reads:.0f}", f"{store.writes:.0f}", str(store.buckets), str(store.records), store.lag)
-        table.add_row(name, state, *figures)
-    return Group(head, table)
-
-
 def table_of_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = _table(*columns)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table
