@@ -15,34 +15,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import get_args
 
 import yaml
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.metrics import MeterProvider
-from prometheus_client import CollectorRegistry
 from pydantic.fields import FieldInfo
 
-from libs.backend.direct import DirectCalls, measure_direct
 from libs.backend.settings import BackendSettings
-from libs.clock import SystemClock
-from libs.http.opening import measured
 from libs.identity.settings import IdentitySettings
-from libs.locks.measured import MeasuredLocks
-from libs.locks.memory import MemoryLocks
 from libs.process import ProcessSettings
-from libs.rpc.refusals import measure_refusals
 from libs.settings import Settings
-from libs.tls.process import Tls
+from libs.telemetry.metric import Metric
+from libs.telemetry.table import GROUPS as METRICS
 from services.router.core.diagram import diagram, guarantees
 from services.router.core.evidence import Evidence
 from services.router.core.gates import GATES, Limits
 from services.router.core.limits import THRESHOLDS
 from services.router.core.phase import PHASES
-from services.router.core.routes import Routes
-from services.router.features.xds import measure as measure_xds
-from services.router.flows.steering.measure import EvidenceMetrics
 from services.router.settings import RouterSettings
 from services.service_layer.settings import ServiceLayerSettings
 from services.simple_mcp.settings import SimpleMcpSettings
@@ -213,72 +201,18 @@ def _number(value: float) -> str:
 # Metrics
 
 
-class Instrument(NamedTuple):
-    name: str
-    unit: str
-    description: str
-
-
-class OneValue:
-    """A meter that gives each instrument a value as soon as it is made, so that the exporter shows its name."""
-
-    def __init__(self, reader: PrometheusMetricReader) -> None:
-        self._meter = MeterProvider([reader], shutdown_on_exit=False).get_meter("docs")
-        self.made: list[Instrument] = []
-
-    def create_observable_gauge(self, name: str, callbacks: Any, unit: str = "", description: str = "") -> None:
-        self._observable(self._meter.create_observable_gauge, name, unit, description)
-
-    def create_observable_counter(self, name: str, callbacks: Any, unit: str = "", description: str = "") -> None:
-        self._observable(self._meter.create_observable_counter, name, unit, description)
-
-    def create_histogram(self, name: str, unit: str = "", description: str = "", **options: Any) -> Any:
-        self.made.append(Instrument(name, unit, description))
-        made = self._meter.create_histogram(name, unit, description, **options)
-        made.record(0.0)
-        return made
-
-    def _observable(self, make: Callable[..., Any], name: str, unit: str, description: str) -> None:
-        def read(options: CallbackOptions) -> list[Observation]:
-            return [Observation(0)]
-
-        self.made.append(Instrument(name, unit, description))
-        make(name, [read], unit, description)
-
-
-class Group(NamedTuple):
-    title: str
-    make: Callable[[Any], object]
-
-
-GROUPS = (
-    Group("Router", lambda meter: EvidenceMetrics(meter, Evidence, Limits, SystemClock())),
-    Group("Locks of a store", lambda meter: MeasuredLocks(MemoryLocks(), SystemClock(), meter)),
-    Group("HTTP listener of any process", measured),
-    Group("Direct calls at a store", lambda meter: measure_direct(meter, DirectCalls(SystemClock()))),
-    Group("Direct routes of a router", lambda meter: measure_xds(meter, lambda: 0, lambda: 0, Routes)),
-    Group("Limits of any process", lambda meter: measure_refusals(meter, {})),
-    Group("Certificates of any process", lambda meter: Tls().measure(meter)),
-)
+_METRIC_HEAD = ("metric", "kind", "unit", "labels", "meaning")
 
 
 def metrics() -> str:
-    head = ("metric", "kind", "unit", "meaning")
-    return "\n\n".join(f"## {group.title}\n\n{_table(head, exported(group.make))}" for group in GROUPS)
+    tables = ((group.title, _table(_METRIC_HEAD, map(_metric_row, group.metrics))) for group in METRICS)
+    return "\n\n".join(f"## {title}\n\n{table}" for title, table in tables)
 
 
-def exported(make: Callable[[Any], object]) -> list[Row]:
-    """Name, kind, unit and meaning of each metric that `make` declares, as Prometheus reads it."""
-    registry = CollectorRegistry()
-    meter = OneValue(PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=registry))
-    make(meter)
-    units = {name.replace(".", "_"): unit for name, unit, _ in meter.made}
-    found: list[Row] = []
-    for family in registry.collect():
-        unit = max((name for name in units if family.name.startswith(name)), key=len)
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        found.append((f"`{name}`", family.type, units[unit].strip("{}").replace("1", "share"), family.documentation))
-    return found
+def _metric_row(metric: Metric) -> Row:
+    unit = metric.unit.strip("{}").replace("1", "share")
+    labels = ", ".join(f"`{label}`" for label in metric.labels)
+    return f"`{metric.exported}`", metric.kind.value, unit, labels, metric.meaning
 
 
 def alerts() -> str:

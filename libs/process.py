@@ -25,7 +25,8 @@ from libs.pb.baton.telemetry.v1 import telemetry_pb2
 from libs.rpc.callers import SHARE, CallerLimits
 from libs.rpc.limits import REQUEST_BYTES, raise_open_files
 from libs.settings import USAGE_EXIT_CODE, WrongSetting
-from libs.telemetry.metrics import open_metrics
+from libs.telemetry.instruments import observe_one
+from libs.telemetry.metrics import Metrics, open_metrics
 from libs.tls.process import Tls, TlsPaths, open_tls
 
 log = logging.getLogger(__name__)
@@ -203,11 +204,21 @@ class ProcessSettings(IdentitySettings):
 
 
 @asynccontextmanager
-async def open_basis(settings: ProcessSettings) -> AsyncIterator[tuple[Tls, Meter]]:
+async def open_basis(settings: ProcessSettings) -> AsyncIterator[tuple[Tls, Metrics]]:
     """The certificates of the process and its metrics. Raises TlsUnfit, CannotExport."""
-    async with open_tls(settings.tls_paths) as tls, open_metrics(settings.metrics, tls.metrics_context()) as meter:
-        tls.measure(meter)
-        yield tls, meter
+    program = settings.model_config.get("env_prefix", "").rstrip("_").lower()
+    async with (
+        open_tls(settings.tls_paths) as tls,
+        open_metrics(settings.metrics, tls.metrics_context(), program) as metrics,
+    ):
+        measure_tls(metrics.meter, tls)
+        yield tls, metrics
+
+
+def measure_tls(meter: Meter, tls: Tls) -> None:
+    """Export the state of the certificates. Without one there is no value."""
+    observe_one(meter, "baton.tls.certificate.days", lambda: tls.days_left)
+    observe_one(meter, "baton.tls.reload.failing", lambda: len(tls.troubles) if tls.has_files else None)
 
 
 def certificate_of(tls: Tls) -> telemetry_pb2.Certificate | None:

@@ -1302,7 +1302,17 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     ),
     "operate.page": Requirement("One live page shows and controls the migration, tested in a real browser"),
     "operate.telemetry": Requirement(
-        "Metrics, traces and logs by OpenTelemetry's conventions through router, stores, log and apply"
+        "Metrics, traces and logs by OpenTelemetry's conventions through router, stores, log and apply",
+        _in("integration/test_signals.py", "processes_export_what_the_table_of_metrics_says_and_nothing_else")
+        + _in("unit/test_docs.py", "every_instrument_is_made_from_the_table_of_metrics")
+        + _in(
+            "unit/test_signals.py",
+            "a_histogram_counts_each_duration_once_and_shows_the_last_trace_of_each_bucket",
+            "a_process_without_metrics_puts_nothing_around_its_calls",
+            "a_call_that_fails_is_counted_under_the_status_that_its_caller_gets",
+            "a_job_is_idle_from_its_last_advance_on",
+            "the_fullest_limit_of_an_outbox_counts",
+        ),
     ),
     "operate.alerts": Requirement("Dashboards, alert rules and runbooks from code, each alert with its runbook"),
     "operate.notify": Requirement(

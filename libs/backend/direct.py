@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import Meter
 
 from libs.clock import Clock
 from libs.contract.descriptors import Method
@@ -28,6 +28,7 @@ from libs.ownership.model import BUCKETS
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.rpc import metadata
 from libs.rpc.errors import Context
+from libs.telemetry.instruments import Reading, observe
 from libs.telemetry.latency import Histogram, bucket_of_seconds
 from libs.telemetry.lateness import Lateness
 
@@ -237,20 +238,14 @@ class DirectMethods:
 def measure_direct(meter: Meter, direct: DirectCalls) -> None:
     """Export the numbers of direct calls since the start."""
 
-    def read(_: CallbackOptions) -> Iterable[Observation]:
+    def read() -> Iterable[Reading]:
         return [
-            Observation(direct.calls - direct.faults, {"outcome": "answered"}),
-            Observation(direct.faults, {"outcome": "failed"}),
-            Observation(direct.passed_on, {"outcome": "passed_on"}),
+            Reading(direct.calls - direct.faults, {"outcome": "answered"}),
+            Reading(direct.faults, {"outcome": "failed"}),
+            Reading(direct.passed_on, {"outcome": "passed_on"}),
         ]
 
-    meter.create_observable_counter(
-        "baton.direct.calls",
-        [read],
-        unit="{call}",
-        description="Direct calls of clients that follow the router's routes, by outcome: answered or failed here, or"
-        " passed on to a router.",
-    )
+    observe(meter, "baton.direct.calls", read)
 
 
 def _has_passed(context: Context) -> bool:

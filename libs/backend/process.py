@@ -27,6 +27,7 @@ from libs.backend.repair import RepairApi
 from libs.backend.replication import Replication, StoreFacts
 from libs.backend.serving import AdmissionLoop, Serving
 from libs.backend.settings import BackendSettings
+from libs.backend.signals import measure_store
 from libs.backend.upkeep import PruneLoop, UpkeepLoop
 from libs.clock import Clock, SystemClock
 from libs.contract.descriptors import Contract
@@ -50,13 +51,12 @@ from libs.rpc.refusals import measure_refusals
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
 from libs.store.port import StorePorts
 from libs.tasks import Background
+from libs.telemetry.metrics import Metrics
 from libs.telemetry.vitals import Gauges
 from libs.tls.files import TlsFiles
 from libs.tls.process import ClientTls
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import Meter
-
     from libs.http.listener import HttpListener
 import argparse
 from collections.abc import Coroutine, Mapping, Sequence
@@ -146,9 +146,9 @@ async def open_backend(
     token = _read_token(settings)
     keys = open_key_ring(settings.event_keys, clock) if settings.event_keys else None
     async with AsyncExitStack() as stack:
-        tls, meter = await stack.enter_async_context(open_basis(settings))
+        tls, metrics = await stack.enter_async_context(open_basis(settings))
         ports = await stack.enter_async_context(backend.open_store())
-        locks = MeasuredLocks(await stack.enter_async_context(backend.open_locks()), clock, meter)
+        locks = MeasuredLocks(await stack.enter_async_context(backend.open_locks()), clock, metrics.meter)
         server_id = await backend.server_id() if backend.server_id is not None else ""
         event_log = LazyEventLog(settings.log_address)
         stack.push_async_callback(event_log.close)
@@ -163,7 +163,8 @@ async def open_backend(
         writes = Background(settings.writes, "writes")
         logged = LogWaits(ports.outbox, settings.log_wait_seconds, lambda: feed.replaced)
         direct = DirectCalls(clock)
-        measure_direct(meter, direct)
+        measure_direct(metrics.meter, direct)
+        measure_store(metrics.meter, ports, serving, feed.behind_seconds)
         deps = Dependencies(
             serving,
             writes,
@@ -215,10 +216,11 @@ async def open_backend(
                 "token_file",
                 ForwardedPrincipal(),
                 tls=tls.private,
+                served=metrics.served,
             ),
             [calls.internal(), replication.service(), recovery.service(), repair.service(), *audit],
         )
-        public, http = _public_doors(backend, settings, calls.public(passing), meter, identity, tls.public, internal)
+        public, http = _public_doors(backend, settings, calls.public(passing), metrics, identity, tls.public, internal)
         admission_loop.set_health = (
             internal.set_serving,
             public.set_serving,
@@ -277,7 +279,7 @@ def _public_doors(
     backend: Backend,
     settings: BackendSettings,
     contract: RawService,
-    meter: Meter,
+    metrics: Metrics,
     identity: Identity,
     tls: TlsFiles | None,
     internal: Server,
@@ -291,12 +293,18 @@ def _public_doors(
     )
     public = Server(
         ServerConfig(
-            settings.public, "public", limits, authenticator=identity.authenticator, auth_setting=AUTH_SETTING, tls=tls
+            settings.public,
+            "public",
+            limits,
+            authenticator=identity.authenticator,
+            auth_setting=AUTH_SETTING,
+            tls=tls,
+            served=metrics.served,
         ),
         [contract],
     )
     refused: dict[str, Mapping[str, int]] = {"public": public.gate.refused, "internal": internal.gate.refused}
-    measure_refusals(meter, refused)
+    measure_refusals(metrics.meter, refused)
     if not settings.http:
         return public, None
     # Only a process that serves HTTP loads it.
@@ -308,7 +316,7 @@ def _public_doors(
         backend.contract,
         contract,
         public,
-        meter,
+        metrics.meter,
         default_schema=schema,
         identity=identity,
     )

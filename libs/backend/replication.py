@@ -202,6 +202,7 @@ class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
         depth = await ports.outbox.depth()
         answer.outbox.entries, answer.outbox.bytes, answer.outbox.oldest_seconds = depth
         answer.outbox.full = not limits.fits(depth, 0)
+        answer.outbox.fill_share = limits.share(depth)
         await count_aside(answer.outbox, ports.aside)
         answer.records, answer.owned_records, answer.owned_buckets, answer.unfilled_records = census
         if (connections := await ports.inspection.connections()) is not None:

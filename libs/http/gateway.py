@@ -65,7 +65,8 @@ class Gateway:
         self._check_schema(call)
         try:
             async with asyncio.timeout(call.time_remaining()):
-                return await self.gate.answer(handler, name, None, cast("Context", call))
+                answer: bytes = await self.gate.answer(handler, name, None, cast("Context", call))
+                return answer
         except TimeoutError:
             raise _late(call) from None
 
@@ -81,7 +82,7 @@ class Gateway:
         self._check_schema(call)
         try:
             async with asyncio.timeout(call.time_remaining()):
-                await self.gate.stream(handler, None, cast("Context", call))
+                await self.gate.stream(handler, method.name, None, cast("Context", call))
         except TimeoutError:
             raise _late(call) from None
 

@@ -21,6 +21,7 @@ from libs.http.rest import RestDoor
 from libs.http.tools import Tool
 from libs.identity.opening import ANYBODY, Identity
 from libs.rpc.server import RawService, Server
+from libs.telemetry.instruments import histogram
 
 SETTING = "http"
 _VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"})
@@ -63,7 +64,7 @@ def http_listener(
 
 def measured(meter: Meter) -> Measure:
     """Source of name and attributes: https://opentelemetry.io/docs/specs/semconv/http/http-metrics/."""
-    duration = meter.create_histogram("http.server.request.duration", "s", "Duration of HTTP requests.")
+    duration = histogram(meter, "http.server.request.duration")
 
     def measure(verb: str, route: str, code: int, seconds: float) -> None:
         # A stranger can send any word as the method, and could create unlimited metrics with it.

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import Meter
 
 from libs.clock import Clock
 from libs.errors import BatonError
 from libs.locks.port import Lock, LockManager, LockState
+from libs.telemetry.instruments import Reading, histogram, observe
 from libs.telemetry.latency import Histogram, Recent
 
 MINUTES = 10
@@ -19,8 +20,6 @@ MINUTES = 10
 ACQUIRED = "ACQUIRED"
 LEFT = "LEFT"
 """The caller left before the outcome."""
-
-_EDGES_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 class MeasuredLocks:
@@ -36,18 +35,11 @@ class MeasuredLocks:
         self._locks = locks
         self._clock = clock
         self._waits = Recent(MINUTES)
-        self._durations = meter.create_histogram(
-            "baton.lock.acquisition.duration",
-            "s",
-            "Time from the request for a lock to its outcome",
-            explicit_bucket_boundaries_advisory=_EDGES_SECONDS,
-        )
-        gauge, counter = meter.create_observable_gauge, meter.create_observable_counter
-        gauge("baton.lock.held", [lambda _: self._observe(self.state.held)], "{lock}", "Locks that this process holds")
-        gauge("baton.lock.waiting", [lambda _: self._observe(self.waiting)], "{call}", "Calls that wait for a lock")
-        lost = "Locks that were not renewed in time, or that the server forgot"
-        counter("baton.lock.lost", [lambda _: self._observe(self.state.lost)], "{lock}", lost)
-        gauge("baton.lock.server.away", [self._away], "", "1 while Redis is unreachable, else 0")
+        self._durations = histogram(meter, "baton.lock.acquisition.duration")
+        observe(meter, "baton.lock.held", lambda: self._read(self.state.held))
+        observe(meter, "baton.lock.waiting", lambda: self._read(self.waiting))
+        observe(meter, "baton.lock.lost", lambda: self._read(self.state.lost))
+        observe(meter, "baton.lock.server.away", self._away)
 
     def __repr__(self) -> str:
         return f"<MeasuredLocks waiting={self.waiting} {dict(self.outcomes)} {self._locks!r}>"
@@ -94,8 +86,8 @@ class MeasuredLocks:
         if outcome != LEFT:
             self._waits.add(now - began, now)
 
-    def _observe(self, value: int) -> list[Observation]:
-        return [Observation(value, {"backend": self.state.backend})]
+    def _read(self, value: int) -> list[Reading]:
+        return [Reading(value, {"backend": self.state.backend})]
 
-    def _away(self, options: CallbackOptions) -> Iterable[Observation]:
-        return self._observe(self.state.breaker != "closed") if self.state.breaker else ()
+    def _away(self) -> Iterable[Reading]:
+        return self._read(self.state.breaker != "closed") if self.state.breaker else ()

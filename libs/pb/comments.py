@@ -543,6 +543,7 @@ COMMENTS: dict[str, tuple[str, Any]] = {
     'baton.replication.v1.Order.stage': ("Number of the job's stage.", None),
     'baton.replication.v1.Outbox.aside': ('Changes set aside because the log refuses them, not among the entries.', None),
     'baton.replication.v1.Outbox.aside_first': ('Key, version and refusal of the oldest change set aside.', None),
+    'baton.replication.v1.Outbox.fill_share': ('Largest share of a limit of the outbox that is in use. From 1 on, writes fail with OUTBOX_FULL.', None),
     'baton.replication.v1.Outbox.oldest_seconds': ('Age of the oldest entry. 0 if the outbox is empty.', None),
     'baton.replication.v1.PullChangesRequest.aside': ('Return changes that were set aside instead, oldest first, to be offered to the log again. Does not wait.', None),
     'baton.replication.v1.PullChangesRequest.log_trouble': ('Why the log did not accept the last publish. Empty if it did. Otherwise the store refuses writes that must be acknowledged from the log.', None),

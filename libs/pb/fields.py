@@ -202,7 +202,7 @@ FIELDS: dict[str, str] = {
     'baton.replication.v1.OpenStoreRequest': 'fence_reason recovery order',
     'baton.replication.v1.OpenStoreResponse': '',
     'baton.replication.v1.Order': 'control epoch job number stage',
-    'baton.replication.v1.Outbox': 'entries bytes oldest_seconds full aside aside_first',
+    'baton.replication.v1.Outbox': 'entries bytes oldest_seconds full aside aside_first fill_share',
     'baton.replication.v1.PullChangesRequest': 'limit wait_seconds log_trouble aside relay_code',
     'baton.replication.v1.PullChangesResponse': 'changes',
     'baton.replication.v1.ReadRecordsRequest': 'keys mark_too_large with_served',

@@ -31,6 +31,7 @@ from libs.rpc.callers import Caller, CallerLimits, Callers
 from libs.rpc.errors import Context, DeadlineExceeded, Internal, abort, log_defect
 from libs.rpc.limits import REQUEST_BYTES
 from libs.rpc.proof import Proof
+from libs.rpc.signals import Answering, ServedCalls
 from libs.rpc.slots import release_slot, take_slot
 from libs.rpc.time_limit import TimeLimit, TimeLimitPassed
 
@@ -96,12 +97,17 @@ class Gate:
         token: bytes | None,
         authenticator: Authenticator | None = None,
         clock: Clock | None = None,
+        calls: ServedCalls | None = None,
     ) -> None:
-        """`authenticator`: None if every caller is anonymous."""
+        """`authenticator`: None if every caller is anonymous. `calls`: measures each call."""
         self._limits = limits
         self._token = token
         self._authenticator = authenticator or NoAuthentication()
         self._bodies = Bodies(share=limits.caller.share)
+        self.answer: Answering = self._answer if calls is None else calls.around(self._answer)
+        """Runs the handler of a method. Errors are sent in Baton's form."""
+        self.stream: Answering = self._stream if calls is None else calls.around(self._stream)
+        """Sends the answers of a method's handler one at a time, until the stream, the caller or the drain ends it."""
         self.refused = Counter(dict.fromkeys((Overloaded.reason, *callers.REASONS), 0))
         """Number of calls that a limit refused since the start, by reason."""
         self.callers = Callers(limits.caller, limits.calls, limits.streams, clock or SystemClock(), self.refused)
@@ -133,8 +139,7 @@ class Gate:
         """Share of the listener that one caller may use."""
         return self._limits.caller.share
 
-    async def answer(self, handler: Handler, name: str, _: object, given: Context) -> bytes:
-        """Run the handler of the method `name`. Errors are sent in Baton's form."""
+    async def _answer(self, handler: Handler, name: str, _: object, given: Context) -> bytes:
         self.arrived += 1
         context: Any = CallContext(given)
         peer = context.peer()
@@ -175,8 +180,7 @@ class Gate:
                 self._update_idle()
         return await _end(context, failure)
 
-    async def stream(self, handler: Stream, _: object, context: Context) -> None:
-        """Send the handler's answers one at a time, until the stream, the caller or the drain ends it."""
+    async def _stream(self, handler: Stream, name: str, _: object, context: Context) -> None:
         peer = context.peer()
         try:
             caller = await self._caller(context, peer)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import Meter
+
+from libs.telemetry.instruments import Reading, observe
 
 
 def measure_refusals(meter: Meter, listeners: Mapping[str, Mapping[str, int]]) -> None:
     """Export the refusals. `listeners`: by name of the listener, refusals by reason since the start. A reason without a
     refusal has the value 0."""
 
-    def read(_: CallbackOptions) -> Iterable[Observation]:
+    def read() -> Iterable[Reading]:
         return [
-            Observation(count, {"listener": name, "limit": reason})
+            Reading(count, {"listener": name, "limit": reason})
             for name, refused in listeners.items()
             for reason, count in refused.items()
         ]
 
-    meter.create_observable_counter(
-        "baton.refused.calls",
-        [read],
-        unit="{call}",
-        description="Calls and HTTP connections that a limit refused, by listener and limit.",
-    )
+    observe(meter, "baton.refused.calls", read)

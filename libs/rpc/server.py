@@ -26,7 +26,9 @@ from libs.rpc import goaway, reflection, standard
 from libs.rpc.errors import Context
 from libs.rpc.gate import Gate, Handler, ServerLimits, Stream
 from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_SLACK_BYTES, most_connections
+from libs.rpc.signals import ServedCalls
 from libs.rpc.tls import server_credentials
+from libs.telemetry.durations import Durations
 from libs.tls.files import TlsFiles
 from libs.tls.hosts import is_loopback
 
@@ -95,6 +97,8 @@ class ServerConfig:
     """Most connections; further ones are closed at once."""
     share_port: bool = False
     """Other processes may listen on the same address."""
+    served: Durations | None = None
+    """Where the calls of the listener are measured; None: nowhere."""
 
     @property
     def connection_streams(self) -> int:
@@ -155,6 +159,11 @@ def raw_service(service: TypedService) -> RawService:
     return RawService(service.name, methods, streams)
 
 
+def _full_names(services: list[RawService]) -> dict[str, str]:
+    """Full names of the methods, by their own. A listener serves no two methods of one name."""
+    return {name: f"{service.name}/{name}" for service in services for name in (*service.methods, *service.streams)}
+
+
 async def _call_typed(handler: Any, request: bytes, context: Context) -> bytes:
     answer: bytes = handler.response_serializer(await handler.unary_unary(_parsed(handler, request), context))
     return answer
@@ -178,7 +187,9 @@ class Server:
 
     def __init__(self, config: ServerConfig, services: list[RawService | TypedService]) -> None:
         self._config = config
-        self.gate = self._gate = Gate(config.limits, config.token, config.authenticator, config.clock)
+        raw = [raw_service(service) if isinstance(service, TypedService) else service for service in services]
+        calls = None if config.served is None else ServedCalls(config.served, config.setting, _full_names(raw))
+        self.gate = self._gate = Gate(config.limits, config.token, config.authenticator, config.clock, calls)
         """Gate for calls of the same services that arrive by other doors."""
         self._health = standard.Health()
         self._names = [service.name for service in services]
@@ -195,8 +206,8 @@ class Server:
             # Only against floods that the gate cannot answer: the core refuses without a reason.
             maximum_concurrent_rpcs=2 * config.limits.calls + config.limits.streams + _BACKSTOP_CALLS,
         )
-        for service in services:
-            self._add(raw_service(service) if isinstance(service, TypedService) else service)
+        for service in raw:
+            self._add(service)
         self._server.add_generic_rpc_handlers((standard.handlers(self._health),))
         self._reflection = reflection.Reflection(
             [*self._names, health.SERVICE_NAME, *reflection.NAMES],
@@ -332,5 +343,5 @@ class Server:
             for name, handler in service.methods.items()
         }
         for name, stream in service.streams.items():
-            handlers[name] = grpc.stream_stream_rpc_method_handler(partial(self._gate.stream, stream))
+            handlers[name] = grpc.stream_stream_rpc_method_handler(partial(self._gate.stream, stream, name))
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.name, handlers),))

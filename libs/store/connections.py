@@ -33,6 +33,19 @@ REMEDY = (
 )
 
 
+class PoolState(NamedTuple):
+    """A pool of database connections."""
+
+    name: str
+    in_use: int
+    size: int
+    """Maximum number of connections."""
+    waiting: int
+    """Requests that wait for a connection."""
+    timeouts: int
+    """Requests that got none in time, since the start."""
+
+
 def default_request_pool(database_cores: int) -> int:
     """Return a process's connections for calls. For each core of the database's machine, one works and one waits for
     the disk; one more covers the moment between the two."""

@@ -38,6 +38,10 @@ class OutboxLimits:
             if value <= 0:
                 raise ValueError(f"outbox {name}: {value!r} is not valid: it must be greater than 0")
 
+    def share(self, depth: Depth) -> float:
+        """Largest share of a limit that is in use."""
+        return max(depth.entries / self.entries, depth.bytes / self.bytes, depth.oldest_seconds / self.seconds)
+
     def fits(self, depth: Depth, size: int) -> bool:
         """Return whether one more write's entry of `size` bytes fits."""
         return (

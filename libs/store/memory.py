@@ -18,6 +18,7 @@ from libs.ownership.model import BUCKETS, Answered, BucketOwner, Call, Changed, 
 from libs.store import engine, engine_apply
 from libs.store.aside import Aside
 from libs.store.columns import ColumnsOf, matches
+from libs.store.connections import PoolState
 from libs.store.engine_ports import EngineTransfers
 from libs.store.inspection import Inspection
 from libs.store.limits import LIST_ROWS, PULL_BYTES, OutboxLimits
@@ -181,6 +182,7 @@ class MemoryStore:
         self.recovery: Recovery = MemoryRecovery(state, transactions)
         self.seizures: Seizures = MemorySeizures(state, transactions)
         self.connections_in_use = 0
+        self.pools: tuple[PoolState, ...] = ()
 
     def __repr__(self) -> str:
         return f"<MemoryStore {self.store} records={len(self._state.rows)}>"

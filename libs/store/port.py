@@ -42,6 +42,7 @@ from libs.ownership.model import (
     Store,
 )
 from libs.store.aside import Aside
+from libs.store.connections import PoolState
 from libs.store.inspection import Inspection
 from libs.store.outbox import Outbox
 from libs.store.recovery import Recovery, Seizures
@@ -370,4 +371,9 @@ class StorePorts(Protocol):
     @property
     def connections_in_use(self) -> int:
         """Database connections in use now; 0 if the store has no pool."""
+        ...
+
+    @property
+    def pools(self) -> Sequence[PoolState]:
+        """The pools of database connections; none if the store needs none."""
         ...

@@ -8,6 +8,7 @@ from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.sqlite import Database
 from libs.store.aside import Aside
+from libs.store.connections import PoolState
 from libs.store.inspection import Inspection
 from libs.store.limits import OutboxLimits
 from libs.store.outbox import Outbox
@@ -55,6 +56,7 @@ class SqliteStore:
         self.recovery: Recovery = SqliteRecovery(core, transactions)
         self.seizures: Seizures = SqliteSeizures(core, transactions)
         self.connections_in_use = 0
+        self.pools: tuple[PoolState, ...] = ()
         self.fill = fill
         """The completion of old rows, if the file had some at this start."""
         self._database = database

@@ -1,7 +1,7 @@
 """Metrics of one process: OpenTelemetry instruments, served to Prometheus over HTTP if a setting names an address.
 
-They are collected in the process's event loop, within a few milliseconds, so instruments need no locks. Names become
-Prometheus's: "baton.lock.held" is `baton_lock_held`, a counter ends in `_total`, seconds in `_seconds`.
+They are collected in the process's event loop, within a few milliseconds, so instruments need no locks. A reader that
+accepts OpenMetrics gets the traces of calls as exemplars.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from ssl import SSLContext
 
 from opentelemetry.metrics import Meter, NoOpMeter
 
 from libs.errors import BatonError
+from libs.telemetry.durations import Durations
+from libs.telemetry.process_metrics import loop_delay, measure_process
+from libs.telemetry.table import TABLE
 
 log = logging.getLogger(__name__)
 
 _NAME = "baton"
+_DURATIONS = ("rpc.server.call.duration", "rpc.client.call.duration", "baton.event_loop.delay")
 _ANSWER_SECONDS = 5.0
 _REQUEST_BYTES = 8192
 _READERS = 8
@@ -29,24 +34,48 @@ class CannotExport(BatonError):
     """The listener for metrics could not be opened."""
 
 
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The metrics of a process."""
+
+    meter: Meter
+    """Makes instruments (`libs.telemetry.instruments`)."""
+    served: Durations | None = None
+    """Calls that listeners have served; None: not measured."""
+    sent: Durations | None = None
+    """Calls to other processes; None: not measured."""
+
+
+NO_METRICS = Metrics(NoOpMeter(_NAME))
+
+
 @asynccontextmanager
-async def open_metrics(address: str, tls: SSLContext | None = None) -> AsyncIterator[Meter]:
-    """The meter that makes instruments. `address`: host:port of `GET /metrics`; "" disables metrics. `tls`: for HTTPS.
+async def open_metrics(address: str, tls: SSLContext | None = None, program: str = _NAME) -> AsyncIterator[Metrics]:
+    """`address`: host:port of `GET /metrics`; "" disables metrics. `tls`: for HTTPS.
 
     Raises CannotExport.
     """
     if not address:
-        yield NoOpMeter(_NAME)
+        yield NO_METRICS
         return
     # Only a process that exports metrics loads these modules.
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
     from opentelemetry.sdk.metrics import MeterProvider
-    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import choose_encoder
 
     registry = CollectorRegistry()
     reader = PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=registry)
     provider = MeterProvider([reader], shutdown_on_exit=False)
-    pages = _Pages(lambda: generate_latest(registry))
+    served, sent, delay = (Durations(TABLE[name]) for name in _DURATIONS)
+    for durations in (served, sent, delay):
+        registry.register(durations)
+
+    def render(accept: str) -> tuple[str, bytes]:
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(registry)
+
+    pages = _Pages(render)
     host, _, port = address.rpartition(":")
     try:
         server = await asyncio.start_server(pages.answer, host.strip("[]"), int(port), limit=_REQUEST_BYTES, ssl=tls)
@@ -55,7 +84,10 @@ async def open_metrics(address: str, tls: SSLContext | None = None) -> AsyncIter
     try:
         bound = server.sockets[0].getsockname()[1]
         log.info("metrics at %s://%s:%s/metrics", "http" if tls is None else "https", host, bound)
-        yield provider.get_meter(_NAME)
+        meter = provider.get_meter(_NAME)
+        measure_process(meter, program)
+        with loop_delay(delay.cell()):
+            yield Metrics(meter, served, sent)
     finally:
         server.close()
         await pages.close()
@@ -66,7 +98,8 @@ async def open_metrics(address: str, tls: SSLContext | None = None) -> AsyncIter
 class _Pages:
     """Answers one request per connection."""
 
-    def __init__(self, render: Callable[[], bytes]) -> None:
+    def __init__(self, render: Callable[[str], tuple[str, bytes]]) -> None:
+        """`render`: content type and body, for the reader's header Accept."""
         self._render = render
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -79,7 +112,7 @@ class _Pages:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._page(head.partition(b"\r\n")[0]))
+                writer.write(self._page(head))
                 await writer.drain()
         except (OSError, TimeoutError, EOFError, asyncio.LimitOverrunError) as error:
             log.info("a reader of metrics left or sent no request: %r", error)
@@ -87,12 +120,15 @@ class _Pages:
             self._tasks.discard(task)
             writer.close()
 
-    def _page(self, request: bytes) -> bytes:
+    def _page(self, head: bytes) -> bytes:
+        request, *headers = head.split(b"\r\n")
         method, _, rest = request.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
         if (method, path) != (b"GET", b"/metrics"):
-            return _response("404 Not Found", b"GET /metrics\n")
-        return _response("200 OK", self._render())
+            return _response("404 Not Found", "text/plain; charset=utf-8", b"GET /metrics\n")
+        named = (line.partition(b":") for line in headers)
+        accept = next((value for name, _, value in named if name.lower() == b"accept"), b"")
+        return _response("200 OK", *self._render(accept.decode("latin-1").strip()))
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -101,6 +137,6 @@ class _Pages:
             await asyncio.wait(self._tasks)
 
 
-def _response(status: str, body: bytes) -> bytes:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
+def _response(status: str, content_type: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n"
     return f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from libs.tls.context import LiveContext
 from libs.tls.files import DAY_SECONDS, WARN_DAYS, NamedFile, TlsFiles, TlsUnfit
@@ -82,27 +80,9 @@ class Tls:
         for one in self._files():
             one.refresh()
 
-    def measure(self, meter: Meter) -> None:
-        """Export the state of the certificates. Without one there is no value."""
-
-        def days(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(left)] if (left := self.days_left) is not None else []
-
-        def failing(_: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(len(self.troubles))] if self._files() else []
-
-        meter.create_observable_gauge(
-            "baton.tls.certificate.days",
-            [days],
-            unit="{day}",
-            description="Days until the certificate in force expires.",
-        )
-        meter.create_observable_gauge(
-            "baton.tls.reload.failing",
-            [failing],
-            unit="{file}",
-            description="Replaced TLS files that cannot be used; the last good ones are in force.",
-        )
+    @property
+    def has_files(self) -> bool:
+        return bool(self._files())
 
     def _files(self) -> list[TlsFiles]:
         client = self.client.files if self.client is not None else None

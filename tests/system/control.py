@@ -21,7 +21,7 @@ from libs.rpc.channel import open_channel
 from libs.rpc.server import Server, ServerConfig
 from libs.tasks import Loop
 from services.router.control.memory import MemoryControlStore
-from services.router.features import FEATURES, log, steering
+from services.router.features import FEATURES, log, signals, steering
 from services.router.features.connections import Connections
 from services.router.features.shared import SharedFlows
 from services.router.flows.jobs.rehearsal import PropagationDelays
@@ -64,7 +64,7 @@ class ControlledSystem:
 
 
 APART = frozenset(
-    {log.relays, log.adopted_logs, log.heartbeat, log.retention, steering.direct_clients, steering.metrics}
+    {log.relays, log.adopted_logs, log.heartbeat, log.retention, steering.direct_clients, signals.metrics}
 )
 """Features of a router that are left out: the system below has its own, or a test would wait for them."""
 

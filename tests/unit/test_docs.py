@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import DOCS, GROUPS, PROGRAMS, SECTIONS, Section, documents, exported, meaning
+from docs.generate import DOCS, PROGRAMS, SECTIONS, Section, documents, meaning
 from docs.outside_links import LINK
+from libs.telemetry.metric import Kind
+from libs.telemetry.table import EXPORTED, GROUPS, TABLE
 
 ROOT = DOCS.parent
 PROTOCOL = (DOCS / "protocol.md").read_text()
@@ -42,14 +44,13 @@ def test_every_setting_is_in_a_section() -> None:
         assert set(program.model_fields) <= shown
 
 
-def test_every_metric_is_in_the_document_with_a_meaning() -> None:
-    made = {path.name for folder in ("libs", "services") for path in (ROOT / folder).rglob("*.py") if _makes(path)}
-    assert made == {"direct.py", "measured.py", "opening.py", "measure.py", "process.py", "refusals.py", "xds.py"}, (
-        "a group of docs/generate.py for each"
-    )
-    for group in GROUPS:
-        for name, _, _, text in exported(group.make):
-            assert text, f"{name} has no description"
+def test_every_instrument_is_made_from_the_table_of_metrics() -> None:
+    made = {path for folder in ("libs", "services") for path in (ROOT / folder).rglob("*.py") if _makes(path)}
+    assert made == {ROOT / "libs/telemetry/instruments.py"}
+    assert len(EXPORTED) == len(TABLE) == sum(len(group.metrics) for group in GROUPS), "no name twice"
+    for metric in TABLE.values():
+        assert metric.meaning and not metric.meaning.endswith("."), metric.name
+        assert bool(metric.edges) == (metric.kind is Kind.HISTOGRAM), metric.name
 
 
 def _makes(path: Path) -> bool:

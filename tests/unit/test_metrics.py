@@ -24,8 +24,8 @@ WAIT_SECONDS = 10.0
 @pytest.fixture
 async def exported() -> AsyncIterator[tuple[Meter, int]]:
     port = free_port()
-    async with open_metrics(f"127.0.0.1:{port}") as meter:
-        yield meter, port
+    async with open_metrics(f"127.0.0.1:{port}") as metrics:
+        yield metrics.meter, port
 
 
 async def ask(port: int, request: bytes) -> str:
@@ -97,8 +97,9 @@ async def test_a_port_that_is_in_use_stops_the_start_with_its_name(exported: tup
 
 
 async def test_without_an_address_nothing_is_kept() -> None:
-    async with open_metrics("") as meter:
-        MeasuredLocks(MemoryLocks(), ManualClock(), meter)
+    async with open_metrics("") as metrics:
+        MeasuredLocks(MemoryLocks(), ManualClock(), metrics.meter)
+        assert metrics.served is None and metrics.sent is None
 
 
 async def test_refused_calls_are_exported_by_listener_and_limit(exported: tuple[Meter, int]) -> None:

@@ -56,6 +56,6 @@ async def test_a_call_decodes_its_metadata_once() -> None:
 
     context = Counted()
     gate = Gate(ServerLimits(), SECRET, Reading())
-    assert await gate.answer(handle, "Get", None, context) == b"request"  # type: ignore[arg-type]
+    assert await gate.answer(handle, "Get", None, context) == b"request"
     assert (context.read_metadata, context.read_peer) == (1, 1)
     assert context.trailers == (("x", "y"), ("peer", "ipv4:10.0.0.1:4711"))

@@ -15,6 +15,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from libs.process import measure_tls
 from libs.tls import process
 from libs.tls.files import TlsUnfit
 from libs.tls.process import TlsPaths, load_tls, open_tls
@@ -161,7 +162,7 @@ async def test_a_bad_replacement_is_logged_once_and_measured(
         return float(point.value)  # type: ignore[union-attr]
 
     async with open_tls(paths(pair, ca=authority.file)) as tls:
-        tls.measure(MeterProvider([reader], shutdown_on_exit=False).get_meter("test"))
+        measure_tls(MeterProvider([reader], shutdown_on_exit=False).get_meter("test"), tls)
         assert 29.9 < value("baton.tls.certificate.days") < 30.1
         assert value("baton.tls.reload.failing") == 0
         replace(pair.certificate, b"x")

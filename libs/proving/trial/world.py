@@ -63,6 +63,10 @@ class Size:
     """TLS on every leg, tokens, signed events."""
     xds: bool = False
     """Routers give clients direct routes by xDS, and stores pass calls on to the routers' internal listeners."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of every process."""
+    metrics: bool = False
+    """Every process serves its metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class Node:
     """HTTP address for clients; "" if it serves no HTTP."""
     xds: str = ""
     """xDS address for clients; "" if it has no such listener."""
+    metrics: str = ""
+    """Address of its metrics; "" if it serves none."""
 
 
 @dataclass(slots=True)
@@ -344,6 +350,7 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
         "event_log_min_insync_replicas": str(log.min_insync_replicas),
         "token_file": str(directory / "token"),
         **_security(log.security),
+        **size.settings,
     }
     kinds: dict[str, tuple[str, str, Callable[[str], dict[str, str]]]] = {
         "a": (
@@ -385,6 +392,7 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
         arguments = ["--workers", str(size.workers)] if service == "router" and size.workers > 1 else []
         if xds := f"127.0.0.1:{free_port()}" if size.xds and service == "router" else "":
             settings["xds"] = xds
+        settings["metrics"] = metrics = f"127.0.0.1:{free_port()}" if size.metrics else ""
         command = Command(
             name=name,
             argv=[sys.executable, "-u", "-m", f"services.{service}", *arguments],
@@ -392,7 +400,7 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
             cwd=PROJECT_ROOT,
             env=_environment(prefix, settings),
         )
-        nodes[name] = Node(name, public, private, ServerProcess(command), http, xds)
+        nodes[name] = Node(name, public, private, ServerProcess(command), http, xds, metrics)
     return nodes
 
 

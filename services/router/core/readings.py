@@ -1,4 +1,4 @@
-"""The evidence of the gates as metrics, under the names that the alerting rules use (deploy/alerts.yaml). Pure.
+"""The evidence of the gates as metrics, under the names that the alerting rules use. Pure.
 
 An unknown figure has no value, so an alert on its absence can report it.
 """
@@ -6,30 +6,15 @@ An unknown figure has no value, so an alert on its absence can report it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
 
+from libs.telemetry.instruments import Reading
 from libs.telemetry.latency import Bounds, bounds
 from services.router.core.evidence import Evidence
 from services.router.core.gates.data import mismatches
 from services.router.core.gates.service import write_deltas
 from services.router.core.thresholds import Limits
 
-
-class Reading(NamedTuple):
-    value: float
-    labels: Mapping[str, str] = {}
-
-
 Readings = Iterator[Reading]
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    name: str
-    unit: str
-    description: str
-    read: Callable[[Evidence, Limits], Readings]
 
 
 def _lag(evidence: Evidence, limits: Limits) -> Readings:
@@ -115,26 +100,21 @@ def _left(evidence: Evidence, limits: Limits) -> Readings:
         yield Reading(evidence.compared.left)
 
 
-METRICS = (
-    Metric("baton.lag", "s", "The larger lag of the two feeds", _lag),
-    Metric("baton.parked.events", "{event}", "Events that a store could not apply, or the log refused", _parked),
-    Metric(
-        "baton.unauthenticated.events",
-        "{event}",
-        "Parked events without a right authentication code",
-        _unauthenticated,
-    ),
-    Metric("baton.log.risk.events", "{event}", "Events that a store has not read and the log may soon drop", _risks),
-    Metric("baton.errors.share", "1", "Share of B's calls of the last minutes that failed by its fault", _errors),
-    Metric("baton.errors.calls", "{call}", "B's calls of the last minutes", _calls),
-    Metric("baton.inconsistency.share", "1", "Share of the compared reads that disagree", _inconsistency),
-    Metric("baton.compared.reads", "{read}", "Compared reads with a result", _compared),
-    Metric("baton.reconcile.share", "1", "Share of the records that differed when the stores were compared", _diverged),
-    Metric("baton.reconcile.left", "{record}", "Differing records that were not repaired", _left),
-    Metric("baton.lock.wait.p99", "s", "Bounds of P99 of a write's wait for its write lock at B", _lock_wait),
-    Metric("baton.call.p99", "s", "Bounds of P99 of an operation at a store, in the same minutes at both", _p99),
-    Metric("baton.write.delta", "s", "Bounds of P99 of a write at B minus P99 at A", _write_delta),
-    Metric("baton.ledger.checked", "{write}", "Acknowledged writes that were checked at the stores", _checked),
-    Metric("baton.ledger.lost", "{write}", "Acknowledged writes that their owner does not have", _lost),
-)
-"""Prometheus names have underscores instead of dots, and end in `_seconds` for seconds."""
+READERS: Mapping[str, Callable[[Evidence, Limits], Readings]] = {
+    "baton.lag": _lag,
+    "baton.parked.events": _parked,
+    "baton.unauthenticated.events": _unauthenticated,
+    "baton.log.risk.events": _risks,
+    "baton.errors.share": _errors,
+    "baton.errors.calls": _calls,
+    "baton.inconsistency.share": _inconsistency,
+    "baton.compared.reads": _compared,
+    "baton.reconcile.share": _diverged,
+    "baton.reconcile.left": _left,
+    "baton.lock.wait.p99": _lock_wait,
+    "baton.call.p99": _p99,
+    "baton.write.delta": _write_delta,
+    "baton.ledger.checked": _checked,
+    "baton.ledger.lost": _lost,
+}
+"""By the metric's name in the table of metrics (`libs.telemetry.table`)."""

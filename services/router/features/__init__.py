@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.router.features import copying, log, recovery, steering
+from services.router.features import copying, log, recovery, signals, steering
 from services.router.features.shared import Feature, SharedFlows
 
 FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
@@ -17,7 +17,6 @@ FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
     steering.identity,
     steering.ledger,
     steering.limits,
-    steering.metrics,
     steering.phase_since,
     steering.probe,
     steering.rehearsal,
@@ -27,6 +26,7 @@ FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
     copying.reconcile,
     copying.replay,
     copying.validate,
+    signals.metrics,
     recovery.conflicts,
     recovery.records,
     recovery.recover,

@@ -23,7 +23,6 @@ from libs.rpc.refusals import measure_refusals
 from libs.rpc.server import Server, ServerConfig, TypedService
 from libs.settings import WrongSetting
 from libs.tasks import Background, Loop
-from libs.tls.files import TlsFiles
 from services.router.api.control import URGENT
 from services.router.api.proxy import Proxy
 from services.router.features import FEATURES
@@ -94,9 +93,9 @@ class Router:
         self.writes = Background(settings.writes, "writes", lambda: patience.writes)
         proxy = _proxy(flows, patience, self.writes)
         control_api = flows.control_api()
-        self.public = _public(settings, proxy, patience, identity, connections.tls.public)
-        self.control = _control(settings, control_api, operators, connections.tls.private)
-        self.internal = _internal(settings, proxy, patience, connections.tls.private)
+        self.public = _public(settings, proxy, patience, identity, connections)
+        self.control = _control(settings, control_api, operators, connections)
+        self.internal = _internal(settings, proxy, patience, connections)
         self.http = _http(settings, connections, proxy, self.public, control_api, self.control, identity)
         self.xds = xds_server(flows, xds, identity) if xds is not None else None
         measure_refusals(connections.meter, self._refused())
@@ -183,7 +182,7 @@ def _proxy(flows: SharedFlows, patience: Patience, writes: Background) -> Proxy:
 
 
 def _public(
-    settings: RouterSettings, proxy: Proxy, patience: Patience, identity: Identity, tls: TlsFiles | None
+    settings: RouterSettings, proxy: Proxy, patience: Patience, identity: Identity, connections: Connections
 ) -> Server:
     limits = replace(_call_limits(settings, patience), connection_share=CONNECTION_SHARE, caller=settings.caller_limits)
     config = ServerConfig(
@@ -192,13 +191,14 @@ def _public(
         limits,
         authenticator=identity.authenticator,
         auth_setting=AUTH_SETTING,
-        tls=tls,
+        tls=connections.tls.public,
         share_port=settings.share_ports,
+        served=connections.served,
     )
     return Server(config, [proxy.service()])
 
 
-def _internal(settings: RouterSettings, proxy: Proxy, patience: Patience, tls: TlsFiles | None) -> Server | None:
+def _internal(settings: RouterSettings, proxy: Proxy, patience: Patience, connections: Connections) -> Server | None:
     """The listener for calls that stores pass on, with the identities that they have verified. Raises WrongSetting."""
     if not settings.internal:
         return None
@@ -216,8 +216,9 @@ def _internal(settings: RouterSettings, proxy: Proxy, patience: Patience, tls: T
         read_token(settings.token_file) if settings.token_file else None,
         "token_file",
         ForwardedPrincipal(required=True),
-        tls=tls,
+        tls=connections.tls.private,
         share_port=settings.share_ports,
+        served=connections.served,
     )
     return Server(config, [proxy.service()])
 
@@ -233,7 +234,7 @@ def _call_limits(settings: RouterSettings, patience: Patience) -> ServerLimits:
     )
 
 
-def _control(settings: RouterSettings, api: TypedService, operators: Operators, tls: TlsFiles | None) -> Server:
+def _control(settings: RouterSettings, api: TypedService, operators: Operators, connections: Connections) -> Server:
     config = ServerConfig(
         settings.control,
         "control",
@@ -241,8 +242,9 @@ def _control(settings: RouterSettings, api: TypedService, operators: Operators, 
         operators.token,
         authenticator=operators.identity.authenticator,
         auth_setting=CONTROL_SETTING,
-        tls=tls,
+        tls=connections.tls.private,
         share_port=settings.share_ports,
+        served=connections.served,
     )
     return Server(config, [api])
 

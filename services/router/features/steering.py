@@ -26,7 +26,7 @@ from services.router.flows.steering.clients import ClientWatch
 from services.router.flows.steering.diagnose import Credentials, Doctor
 from services.router.flows.steering.direct_traffic import DirectTraffic
 from services.router.flows.steering.identity import IdentityChange
-from services.router.flows.steering.measure import EvidenceMetrics, answered_by_b
+from services.router.flows.steering.measure import answered_by_b
 from services.router.flows.steering.phase_since import PhaseSince
 from services.router.flows.steering.probe import OwnCalls, Probe
 
@@ -155,18 +155,6 @@ def ledger(flows: SharedFlows) -> Feature:
 def limits(flows: SharedFlows) -> Feature:
     """Change the limits of gates and of automatic rollback."""
     return Feature(methods=[LimitMethods(flows.migration, flows.connections.cache, flows.settings.limits)])
-
-
-def metrics(flows: SharedFlows) -> Feature:
-    """A gauge for each metric of the gates' evidence."""
-    cache = flows.connections.cache
-    EvidenceMetrics(
-        flows.connections.meter,
-        lambda: flows.evidence(cache.current),
-        lambda: flows.migration.limits(cache.current),
-        flows.clock,
-    )
-    return Feature()
 
 
 def phase_since(flows: SharedFlows) -> Feature:

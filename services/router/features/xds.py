@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
+from opentelemetry.metrics import Meter
 
 from libs.identity.none import NoAuthentication
 from libs.identity.opening import Identity
@@ -16,6 +16,7 @@ from libs.rpc.gate import ServerLimits
 from libs.rpc.server import Server, ServerConfig
 from libs.settings import WrongSetting
 from libs.tasks import Loop
+from libs.telemetry.instruments import Reading, observe, observe_one
 from libs.tls.hosts import is_loopback
 from services.router.api.discovery import Discovery
 from services.router.api.discovery_resources import ROUTER, STORE_CLUSTERS, Advertised, snapshot
@@ -146,27 +147,9 @@ def direct_buckets(routes: Routes, store: Store) -> int:
 def measure(meter: Meter, streams: Callable[[], int], refused: Callable[[], int], direct: Callable[[], Routes]) -> None:
     """`streams`, `refused`: of the discovery."""
 
-    def read_streams(_: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(streams())]
+    def read_buckets() -> Iterable[Reading]:
+        return [Reading(direct_buckets(direct(), store), {"store": store.value}) for store in Store]
 
-    def read_refused(_: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(refused())]
-
-    def read_buckets(_: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(direct_buckets(direct(), store), {"store": store.value}) for store in Store]
-
-    meter.create_observable_gauge(
-        "baton.xds.streams",
-        [read_streams],
-        unit="{stream}",
-        description="Clients that get routes from this router by xDS.",
-    )
-    meter.create_observable_counter(
-        "baton.xds.refused", [read_refused], unit="{response}", description="Routes that a client with xDS refused."
-    )
-    meter.create_observable_gauge(
-        "baton.direct.buckets",
-        [read_buckets],
-        unit="{bucket}",
-        description="Buckets, of 1024, whose store clients with xDS may call directly.",
-    )
+    observe_one(meter, "baton.xds.streams", streams)
+    observe_one(meter, "baton.xds.refused", refused)
+    observe(meter, "baton.direct.buckets", read_buckets)

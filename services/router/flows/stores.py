@@ -23,6 +23,8 @@ from libs.rpc import metadata
 from libs.rpc.auth import TokenRefused
 from libs.rpc.channel import Channel, SentMetadata, open_channel
 from libs.rpc.errors import never_sent, nothing_listens, reason_of
+from libs.rpc.signals import NamedChannel, SentCalls
+from libs.telemetry.durations import Durations
 from libs.tls.process import ClientTls
 
 if TYPE_CHECKING:
@@ -114,14 +116,17 @@ def read_version(trailers: Mapping[str, str | bytes]) -> Version:
 class StoreClient:
     """A client of one store. Raises NotOwner, Away if the outcome is unknown, and Refused for all other errors."""
 
-    def __init__(self, store: Store, channel: Channel, token: bytes | None) -> None:
+    def __init__(self, store: Store, channel: Channel, token: bytes | None, sent: Durations | None = None) -> None:
+        """`sent`: where its calls are measured; None: nowhere."""
         self.store = store
         self.channel = channel
         self._token: Metadata = ((metadata.TOKEN, token.decode()),) if token else ()
-        self.replication: ReplicationServiceAsyncStub = ReplicationServiceStub(channel.grpc)
-        self.audit: AuditServiceAsyncStub = AuditServiceStub(channel.grpc)
-        self.repair: RepairServiceAsyncStub = RepairServiceStub(channel.grpc)
-        self.recovery: RecoveryServiceAsyncStub = RecoveryServiceStub(channel.grpc)
+        self._calls = None if sent is None else SentCalls(sent, store.value)
+        stubs: Any = channel.grpc if sent is None else NamedChannel(channel.grpc)
+        self.replication: ReplicationServiceAsyncStub = ReplicationServiceStub(stubs)
+        self.audit: AuditServiceAsyncStub = AuditServiceStub(stubs)
+        self.repair: RepairServiceAsyncStub = RepairServiceStub(stubs)
+        self.recovery: RecoveryServiceAsyncStub = RecoveryServiceStub(stubs)
 
     def __repr__(self) -> str:
         return f"<StoreClient {self.store} {self.channel!r}>"
@@ -146,7 +151,7 @@ class StoreClient:
             request, timeout=timeout_seconds, metadata=SentMetadata(*self._token, *extra)
         )
         try:
-            data = await call
+            data = await (call if self._calls is None else self._calls.measured(path, call))
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from None
         trailers = await call.trailing_metadata()
@@ -170,7 +175,8 @@ class StoreClient:
     async def ask(self, method: Any, request: Any, timeout_seconds: float, extra: Metadata = ()) -> Any:
         """Call the replication API: `await client.ask(client.replication.GetStatus, request, 1)`."""
         try:
-            return await method(request, timeout=timeout_seconds, metadata=SentMetadata(*self._token, *extra))
+            call = method(request, timeout=timeout_seconds, metadata=SentMetadata(*self._token, *extra))
+            return await (call if self._calls is None else self._calls.measured(method.path, call))
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from None
 
@@ -211,7 +217,11 @@ class StoreViews(Protocol):
 
 @asynccontextmanager
 async def open_store(
-    store: Store, address: str, token: bytes | None, tls: ClientTls | None = None
+    store: Store,
+    address: str,
+    token: bytes | None,
+    tls: ClientTls | None = None,
+    sent: Durations | None = None,
 ) -> AsyncIterator[StoreClient]:
     async with open_channel(address, tls) as channel:
-        yield StoreClient(store, channel, token)
+        yield StoreClient(store, channel, token, sent)

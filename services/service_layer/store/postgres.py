@@ -17,7 +17,7 @@ from libs.ownership.model import Store
 from libs.sandboxes.columns import sandbox_columns
 from libs.store.aside import Aside
 from libs.store.columns import ColumnsOf
-from libs.store.connections import OWN
+from libs.store.connections import OWN, PoolState
 from libs.store.inspection import Inspection
 from libs.store.limits import OutboxLimits
 from libs.store.outbox import Outbox
@@ -80,6 +80,10 @@ class PostgresStore:
     def connections_in_use(self) -> int:
         """Connections in use by calls, the feed and control, without those that the process always keeps."""
         return self.requests.in_use + self.apply.in_use + self.control.in_use
+
+    @property
+    def pools(self) -> tuple[PoolState, ...]:
+        return self.requests.state, self.apply.state, self.control.state
 
     def __repr__(self) -> str:
         return f"<PostgresStore {self.store} {self.backend} {self.requests!r} {self.apply!r} {self.control!r}>"

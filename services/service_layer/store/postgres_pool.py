@@ -22,7 +22,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from libs.errors import BatonError, LockTimeout, Overloaded, StoreUnavailable
 from libs.postgres import UnfitDatabase
-from libs.store.connections import APPLY_POOL, CONTROL_POOL, default_request_pool, local_cores, per_process
+from libs.store.connections import (
+    APPLY_POOL,
+    CONTROL_POOL,
+    PoolState,
+    default_request_pool,
+    local_cores,
+    per_process,
+)
 from libs.store.transaction import StartAgain
 from services.service_layer.store.postgres_errors import FOREIGN, breaks_connection, translated
 from services.service_layer.store.postgres_identity import Anchor
@@ -155,6 +162,8 @@ class Pool:
         self._most_tasks = size * _TASKS_PER_CONNECTION
         self._tasks: set[asyncio.Task[Any]] = set()
         self._leased = 0
+        self._waiting = 0
+        self._timeouts = 0
         self._turns = 0
         """Number of times that a connection was taken or given back."""
 
@@ -253,16 +262,24 @@ class Pool:
         else:
             leased.invalidate()
 
+    @property
+    def state(self) -> PoolState:
+        return PoolState(self.name, self.in_use, self._size, self._waiting, self._timeouts)
+
     async def _taken(self) -> PoolProxiedConnection:
         turns = self._turns
+        self._waiting += 1
         try:
             return await self.engine.raw_connection()
         except PoolTimeout:
+            self._timeouts += 1
             # A connection that changes hands is nobody's for a moment.
             if self._leased == self._size or self._turns != turns:
                 raise
             # The pool is not busy. Its connections are still being made, as after a restart of the database.
             raise StoreUnavailable(detail=f"the {self.name} pool has no connection yet") from None
+        finally:
+            self._waiting -= 1
 
     @property
     def _size(self) -> int:

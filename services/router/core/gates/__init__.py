@@ -11,7 +11,8 @@ How to add a gate:
    This alone makes the setting BATON_ROUTER_GATE_DISK_PERCENT and the limit that `baton gates` lists and sets.
 2. Below it, write the verdict: a function of `Evidence` and `Limits` that returns a `Finding` and reads `limits[DISK]`.
 3. In that file's `GATES`, declare the gate: its name, sentence, requirement, thresholds, runbook and alerts. An alert
-   reads a metric of `core/readings.py`; a metric that does not exist yet is one more row of `METRICS` there.
+   reads a metric. One that does not exist yet is a row of `libs/telemetry/table.py` and a reader in
+   `core/readings.py`.
 4. In `core/phase.py`, name the gate in each phase that it guards.
 5. `make alerts docs` writes deploy/alerts.yaml, docs/configuration.md, docs/metrics.md and docs/phases.md.
 6. In tests/unit/test_gates.py, add a case for each verdict. A gate with an alert gets a case in test_alerts.py, whose

@@ -13,21 +13,21 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple
 
-from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.metrics import Meter as MetricsMeter
 
 from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.tasks import Loop
+from libs.telemetry.instruments import Reading, observe
 from libs.telemetry.latency import P99, Histogram, quantile
 from services.router.control.codec import SETTING_FIELDS
 from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence
 from services.router.core.measure import SECONDS, Counts, Meter, ShadowCounts, merged, total
-from services.router.core.readings import METRICS, Metric
+from services.router.core.readings import READERS
 from services.router.core.thresholds import Limits
 from services.router.core.throttle import Load
 from services.router.core.write_ledger import LedgerCounts
@@ -331,7 +331,7 @@ _SAME_SECONDS = 0.2
 
 
 class EvidenceMetrics:
-    """A gauge for each of METRICS. Each router reports the values of all routers, so alarms use the maximum."""
+    """A gauge for each of READERS. Each router reports the values of all routers, so alarms use the maximum."""
 
     def __init__(
         self, meter: MetricsMeter, evidence: Callable[[], Evidence], limits: Callable[[], Limits], clock: Clock
@@ -341,11 +341,11 @@ class EvidenceMetrics:
         self._clock = clock
         self._found: Evidence | None = None
         self._found_at = 0.0
-        for metric in METRICS:
-            meter.create_observable_gauge(metric.name, [self._reader(metric)], metric.unit, metric.description)
+        for name, read in READERS.items():
+            observe(meter, name, partial(self._read, read))
 
-    def _reader(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        return lambda _: [Observation(value, labels) for value, labels in metric.read(self._now(), self._limits())]
+    def _read(self, read: Callable[[Evidence, Limits], Iterable[Reading]]) -> Iterable[Reading]:
+        return read(self._now(), self._limits())
 
     def _now(self) -> Evidence:
         now = self._clock.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 BATON = "baton"
 """The actor of an automatic rollback."""
+
+OPERATOR = "operator"
+"""Trigger of a rollback; the other one is AUTOMATIC."""
 
 RECORDED, APPROVED, WITHDRAWN = "approval requested", "approved", "withdrawn"
 """Actions in the journal of a call that needs a second person."""
@@ -110,6 +114,8 @@ class Migration:
         self._clock = clock
         self._limits = limits
         self.pace = Pace()
+        self.rollbacks = Counter({OPERATOR: 0, AUTOMATIC: 0})
+        """Rollbacks that this router has made, by trigger."""
 
     async def plan(self) -> Plan:
         """Return the next step and the verdicts of its gates. Raises ControlUnavailable."""
@@ -166,12 +172,16 @@ class Migration:
     async def rollback(self, decision: Decision, to: Phase) -> Setting:
         """Back to an earlier phase, without gates. Raises as `advance` does, but never Blocked."""
         before, decision = await self._begin_going_back(decision)
-        return await self._commit("rollback", decision, before, phases.rollback(before, to))
+        after = await self._commit("rollback", decision, before, phases.rollback(before, to))
+        self.rollbacks[OPERATOR] += 1
+        return after
 
     async def roll_back_automatically(self, generation: int, reason: str) -> Setting:
         """All traffic to A until a person lifts the hold. Raises as `rollback` does."""
         before, decision = await self._begin_going_back(Decision(BATON, reason[:MAX_REASON_CHARACTERS], generation))
-        return await self._commit(AUTOMATIC, decision, before, rolled_back(before))
+        after = await self._commit(AUTOMATIC, decision, before, rolled_back(before))
+        self.rollbacks[AUTOMATIC] += 1
+        return after
 
     async def set_canary(self, decision: Decision, permille: int) -> Setting:
         """Set the thousandths of the buckets that go to B. Raises as `rollback` does."""

@@ -527,6 +527,7 @@ class Outbox(_message.Message):
     FULL_FIELD_NUMBER: _builtins.int
     ASIDE_FIELD_NUMBER: _builtins.int
     ASIDE_FIRST_FIELD_NUMBER: _builtins.int
+    FILL_SHARE_FIELD_NUMBER: _builtins.int
     entries: _builtins.int
     bytes: _builtins.int
     oldest_seconds: _builtins.float
@@ -536,6 +537,8 @@ class Outbox(_message.Message):
     """Changes set aside because the log refuses them, not among the entries."""
     aside_first: _builtins.str
     """Key, version and refusal of the oldest change set aside."""
+    fill_share: _builtins.float
+    """Largest share of a limit of the outbox that is in use. From 1 on, writes fail with OUTBOX_FULL."""
     def __init__(
         self,
         *,
@@ -545,10 +548,11 @@ class Outbox(_message.Message):
         full: _builtins.bool = ...,
         aside: _builtins.int = ...,
         aside_first: _builtins.str = ...,
+        fill_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "aside_first", b"aside_first", "bytes", b"bytes", "entries", b"entries", "full", b"full", "oldest_seconds", b"oldest_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "aside_first", b"aside_first", "bytes", b"bytes", "entries", b"entries", "fill_share", b"fill_share", "full", b"full", "oldest_seconds", b"oldest_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
