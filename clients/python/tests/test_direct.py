@@ -94,7 +94,7 @@ def test_the_bootstrap_names_the_routers_and_the_files_of_tls(tmp_path: Path) ->
                 "server_features": ["xds_v3"],
             }
         ],
-        "node": {"id": "me"},
+        "node": {"id": "me", "locality": {}},
     }
     write_bootstrap(secure, "dns:///routers:7650", tls=Tls(ca="/ca.pem", certificate="/own.pem", key="/own.key"))
     found = json.loads(secure.read_text())

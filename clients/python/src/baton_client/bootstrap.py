@@ -29,7 +29,8 @@ def bootstrap(server: str, *, tls: Tls | None = None, node: str = "") -> dict[st
     """The content of the file."""
     found: dict[str, Any] = {
         "xds_servers": [{"server_uri": server, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
-        "node": {"id": node or f"{socket.gethostname()}:{os.getpid()}"},
+        # gRPC for Node.js refuses a file without a locality.
+        "node": {"id": node or f"{socket.gethostname()}:{os.getpid()}", "locality": {}},
     }
     if tls is not None:
         files = {"ca_certificate_file": tls.ca, "certificate_file": tls.certificate, "private_key_file": tls.key}
