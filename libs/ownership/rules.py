@@ -38,10 +38,10 @@ no row, and must not be fenced. `put_heads` does the same for a change that keep
     sqlite_schema       insert, update, update_envelope
     postgres_sql        INSERT_ROWS, UPDATE_ROWS, UPDATE_ENVELOPES
 
-PostgreSQL runs a write, and an apply in buckets that were never seized, as single statements. The write has the same
-conditions. The apply updates a row of a lower version, or inserts one:
+PostgreSQL runs a write, a release of one record, and an apply in buckets that were never seized, as single statements.
+Write and release have the same conditions. The apply updates a row of a lower version, or inserts one:
 
-    postgres_sql        CREATE, UPDATE, APPLY
+    postgres_sql        CREATE, UPDATE, RELEASE, APPLY
 
 `Transaction.delete` removes a row of a lower term than its bucket. The statement names the key only. `settle`, the only
 caller, has locked the row and put it into the journal of conflicts in the same transaction:

@@ -115,6 +115,21 @@ class ReleaseOrder:
     """Whether to wait for a row that another transaction has locked. If False, its key is left out of the results."""
 
 
+def decide_one(
+    tx: Transaction, found: Found, served: Sequence[Served], order: ReleaseOrder
+) -> tuple[ReleaseResult, ChangeEntry | None]:
+    """Decide on the release of one record. Returns also the entry to store with its row; None if nothing changes.
+
+    `served`: the requests of the retry window whose effects are in the row.
+    """
+    decided = decide_release(found, tx.store, order.to, create=order.create)
+    if decided.row is None:
+        return ReleaseResult(found.key, decided.outcome, None, found.bucket_owner), None
+    record = record_of(tx, decided.row, served)
+    entry = entry_of(record) if decided.outcome is Outcome.RELEASE else None
+    return ReleaseResult(found.key, decided.outcome, record, found.bucket_owner), entry
+
+
 async def release(tx: Transaction, keys: Sequence[str], order: ReleaseOrder) -> list[ReleaseResult]:
     """See `Transfers.release`. `keys` are distinct. The results are in their order and end where the answer is full."""
     founds = await tx.found(keys, create=order.create, wait=order.wait)
@@ -126,20 +141,15 @@ async def release(tx: Transaction, keys: Sequence[str], order: ReleaseOrder) -> 
     for found in (founds[key] for key in keys if key in founds):
         if room <= 0:
             break
-        decided = decide_release(found, tx.store, order.to, create=order.create)
-        if decided.row is None:
-            results.append(ReleaseResult(found.key, decided.outcome, None, found.bucket_owner))
-            continue
-        record = record_of(tx, decided.row, served.get(found.key, ()))
-        if decided.outcome is Outcome.RELEASE:
-            entry = entry_of(record)
+        result, entry = decide_one(tx, found, served.get(found.key, ()), order)
+        if entry is not None and result.record is not None:
             if not await has_room(tx, depth, len(released) + 1, size + len(entry.event)):
                 results.append(ReleaseResult(found.key, None, None, found.bucket_owner))
                 continue
             size += len(entry.event)
-            released.append((found, decided.row, entry))
-        room -= size_of(record)
-        results.append(ReleaseResult(found.key, decided.outcome, record, found.bucket_owner))
+            released.append((found, result.record.row, entry))
+        room -= size_of(result.record) if result.record is not None else 0
+        results.append(result)
     refused = await tx.put([Put(row, found.row) for found, row, _ in released], own=True)
     for found, _, _ in released:
         if found.key in refused:

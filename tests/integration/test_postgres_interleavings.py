@@ -257,6 +257,42 @@ async def test_a_release_carries_the_request_that_was_served_while_it_waited(rig
     assert [one.request_id for one in result.record.served] == ["r1", "r2"]
 
 
+def release_of(row: Row) -> list[Any]:
+    """The arguments of RELEASE for a release to A that was decided on this row."""
+    _, after = row.released(Store.A)
+    return [KEY, "A", *after.version, 7, B, *row.version, b"event"]
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+async def test_a_release_of_a_record_that_was_written_since_the_read_changes_nothing(rig: Rig, guarded: bool) -> None:
+    await put(rig.store, KEY, "r1", "first")
+    seen = await rig.found()
+    assert seen.row is not None
+    statement = sql.RELEASE
+    if not guarded:
+        await rig.without_trigger()
+        await rig.observer.execute("ALTER TABLE outbox DROP CONSTRAINT outbox_key_term_revision_key")
+        guard = "r.owner = $6 AND $7::bigint IS NOT NULL AND $8::bigint IS NOT NULL"
+        statement = broken(statement, sql.RELEASE_GUARD, guard)
+    await put(rig.store, KEY, "r2", "second")
+    result = await rig.second.fetchrow(statement, *release_of(seen.row))
+    # Two changes make version (0, 2): the write and the release, which carries no request of the write.
+    assert await rig.row() == ((0, 2), "second", Store.B if guarded else Store.A)
+    assert (result is None) is guarded
+
+
+async def test_a_release_of_a_busy_record_does_not_wait_outside_a_transaction(rig: Rig) -> None:
+    await put(rig.store, KEY, "r1", "first")
+    seen = await rig.found()
+    assert seen.row is not None
+    await rig.holder.execute("BEGIN")
+    await rig.holder.execute("SELECT FROM record WHERE key = $1 FOR UPDATE", KEY)
+    async with asyncio.timeout(10):
+        assert await rig.second.fetchrow(sql.RELEASE, *release_of(seen.row)) is None
+    await rig.holder.execute("ROLLBACK")
+    assert await rig.second.fetchrow(sql.RELEASE, *release_of(seen.row)) is not None
+
+
 @pytest.mark.parametrize("guarded", [True, False])
 async def test_served_requests_are_read_in_a_statement_begun_after_the_lock(rig: Rig, guarded: bool) -> None:
     await put(rig.store, KEY, "r1", "first")

@@ -1,4 +1,4 @@
-"""Release of many records at once, on PostgreSQL.
+"""Release of records, on PostgreSQL: of one record in two round trips, of many in chunks.
 
 A chunk is one transaction. It skips rows that another transaction has locked; these are released one by one afterwards,
 each with a bounded wait.
@@ -13,15 +13,15 @@ from itertools import takewhile
 
 from libs.errors import LockTimeout
 from libs.ownership.limits import RELEASE_ANSWER_BYTES, RETRY_WINDOW_SECONDS, SERVED_WINDOW
-from libs.ownership.model import Found, Store, bucket_of
+from libs.ownership.model import Found, Served, Store, Version, bucket_of
 from libs.store import engine
 from libs.store.port import Released, ReleaseResult
-from libs.store.window import ENVELOPE_BYTES, size_of
+from libs.store.window import ENVELOPE_BYTES, newest, size_of
 from services.service_layer.store import postgres_sql as sql
 from services.service_layer.store.postgres_context import Context
 from services.service_layer.store.postgres_pool import Connection
-from services.service_layer.store.postgres_rows import found_of
-from services.service_layer.store.postgres_transaction import PostgresTransactions
+from services.service_layer.store.postgres_rows import found_of, signed
+from services.service_layer.store.postgres_transaction import PostgresTransaction, PostgresTransactions
 
 CHUNK_KEYS = 200
 LOCK_SECONDS = 0.3
@@ -84,11 +84,40 @@ class Releases:
         return done
 
     async def _one(self, key: str, order: engine.ReleaseOrder) -> ReleaseResult:
+        if (done := await self._context.requests.run(partial(self._at_once, key, order))) is not None:
+            return done
         release = partial(engine.release, keys=[key], order=replace(order, wait=True))
         try:
             (result,) = await self._transactions.run(release, lock_timeout_seconds=LOCK_SECONDS)
         except LockTimeout:
             return await self._busy(key)
+        return result
+
+    async def _at_once(self, key: str, order: engine.ReleaseOrder, connection: Connection) -> ReleaseResult | None:
+        """Release a record in two round trips: a read, and one statement that holds the conditions of the release.
+
+        A client waits for most releases of one record. None, without a change, if the record is busy, has changed
+        since the read, is created, or was seized: then a transaction is needed.
+        """
+        context = self._context
+        limits = RETRY_WINDOW_SECONDS * 1000, SERVED_WINDOW
+        columns = await connection.fetchrow(sql.READ_FOR_RELEASE, key, bucket_of(key), *limits)
+        found = found_of(key, columns)
+        if found.row is None or found.row.bases:
+            return None
+        served = newest(Served(*name, Version(*version), answer) for *name, version, answer in columns["served"])
+        result, entry = engine.decide_one(PostgresTransaction(context, connection), found, served, order)
+        if entry is None or result.record is None:
+            return result
+        depth = await context.gauge.recent()
+        if context.limits.is_near(depth, 1, len(entry.event)):
+            return None
+        row = result.record.row
+        after, before = (key, row.owner.value, *row.version, signed(row.digest)), (context.me.value, *found.version)
+        if await connection.fetchrow(sql.RELEASE, *after, *before, entry.event) is None:
+            return None
+        context.gauge.added(1, len(entry.event))
+        context.written.notify()
         return result
 
     async def _busy(self, key: str) -> ReleaseResult:

@@ -73,6 +73,27 @@ LOCK_FOR_RELEASE = (
 )
 LOCK_FOR_RELEASE_UNLESS_BUSY = f"{LOCK_FOR_RELEASE} SKIP LOCKED"
 
+# For the release of one record: row, bucket owner and the requests that travel with it, from one snapshot. The read
+# fences no writer; the condition in RELEASE does. Row and request of a write commit together, so a row that is still of
+# this version has no further requests.
+READ_FOR_RELEASE = f"""
+SELECT {ROW}, {BUCKET_OWNER}, ARRAY(
+  SELECT (i.principal, i.request_id, i.request_hash, (i.term, i.revision), i.answer) FROM served i
+  WHERE i.key = r.key AND i.term = r.term AND i.revision <= r.revision AND i.tick >= {NOW} - $3
+  ORDER BY i.revision DESC, i.principal DESC, i.request_id DESC LIMIT $4) AS served
+FROM bucket b LEFT JOIN record r ON r.key = $1 WHERE b.bucket = $2
+"""
+RELEASE_GUARD = f"r.owner = $6 AND (r.term, r.revision) = ($7::bigint, $8::bigint) AND {NOT_FENCED}"
+
+# It does not wait for a lock: the release of a busy record begins again in a transaction, whose waits are bounded.
+RELEASE = f"""
+WITH free AS MATERIALIZED (SELECT FROM record WHERE key = $1 FOR UPDATE SKIP LOCKED),
+w AS (UPDATE record r SET owner = $2, term = $3, revision = $4, digest = $5
+      WHERE EXISTS (SELECT FROM free) AND r.key = $1 AND {RELEASE_GUARD} RETURNING 1)
+INSERT INTO outbox (key, term, revision, event, bytes, traceparent, tick)
+SELECT $1, $3, $4, $9, octet_length($9::bytea), '', {NOW} FROM w RETURNING id
+"""
+
 SERVE = f"""
 INSERT INTO served (key, principal, request_id, request_hash, term, revision, answer, tick)
 VALUES ($1, $2, $3, $4, $5, $6, $7, {NOW}) ON CONFLICT DO NOTHING RETURNING 1
