@@ -46,6 +46,11 @@ def check_rising(buckets: Sequence[int]) -> Sequence[int]:
     return buckets
 
 
+def check_distinct(buckets: Sequence[int], field: str) -> None:
+    if len(set(buckets)) < len(buckets):
+        raise InvalidField(field, f"{len(buckets)} buckets", "each bucket once")
+
+
 def check_parts(parts: Sequence[int]) -> list[int]:
     check_count(parts, "parts", PARTS)
     for part in parts:

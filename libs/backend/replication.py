@@ -17,6 +17,7 @@ from libs.backend.checks import (
     MAX_RECORDS,
     check_buckets,
     check_count,
+    check_distinct,
     check_keys,
     check_limit,
     check_rising,
@@ -330,19 +331,16 @@ class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
         self._serving.check()
         buckets = check_buckets(request.buckets)
         to = store_of(request.to, "to", not_this=self._ports.store)
-        transfers = self._ports.transfers
-        found = await asyncio.gather(*(transfers.release_bucket(bucket, to) for bucket in buckets))
+        found = await self._ports.transfers.release_buckets(buckets, to)
         return pb.ReleaseBucketsResponse(bucket_owners=[bucket_to_pb(bucket_owner) for bucket_owner in found])
 
     async def AdoptBuckets(self, request: pb.AdoptBucketsRequest, context: Context) -> pb.AdoptBucketsResponse:
         self._serving.check()
         check_count(request.bucket_owners, "bucket_owners", BUCKETS)
         bucket_owners = [bucket_from_pb(bucket_owner) for bucket_owner in request.bucket_owners]
+        check_distinct([one.bucket for one in bucket_owners], "bucket_owners")
         despite = request.despite_conflicts
-        adopt = self._ports.transfers.adopt_bucket
-        found = await asyncio.gather(
-            *(adopt(bucket_owner, despite_conflicts=despite) for bucket_owner in bucket_owners)
-        )
+        found = await self._ports.transfers.adopt_buckets(bucket_owners, despite_conflicts=despite)
         return pb.AdoptBucketsResponse(bucket_owners=[bucket_to_pb(bucket_owner) for _, bucket_owner in found])
 
     async def ReturnBuckets(self, request: pb.ReturnBucketsRequest, context: Context) -> pb.ReturnBucketsResponse:

@@ -210,35 +210,44 @@ def _of_size(found: Sequence[Owned], most: int) -> tuple[list[str], str | None]:
     return keys, None
 
 
-async def release_bucket(tx: Transaction, bucket: int, to: Store) -> BucketOwner:
-    """See `Transfers.release_bucket`."""
-    here = (await tx.buckets([bucket]))[bucket]
-    if here.owner is not tx.store or await tx.disputed(bucket):
-        return here
-    return await _move_bucket(tx, here, replace(here, version=here.version + 1, owner=to))
+async def release_buckets(tx: Transaction, buckets: Sequence[int], to: Store) -> list[BucketOwner]:
+    """See `Transfers.release_buckets`."""
+    here = dict(await tx.buckets(sorted(set(buckets))))
+    mine = [bucket for bucket, one in here.items() if one.owner is tx.store]
+    disputed = await tx.disputed(mine)
+    released = {
+        bucket: replace(here[bucket], version=here[bucket].version + 1, owner=to)
+        for bucket in mine
+        if bucket not in disputed
+    }
+    await tx.put_buckets([PutBucket(after, here[bucket]) for bucket, after in released.items()])
+    here.update(released)
+    return [here[bucket] for bucket in buckets]
 
 
-async def adopt_bucket(tx: Transaction, offered: BucketOwner, *, despite_conflicts: bool) -> tuple[bool, BucketOwner]:
-    """See `Transfers.adopt_bucket`."""
-    bucket = offered.bucket
-    here = (await tx.buckets([bucket]))[bucket]
-    if not adopted_bucket(offered, here, tx.store):
-        return False, here
-    # In term 0 no row can be of a lower term.
-    if here.term and await tx.hidden(1, bucket):
-        return False, here
-    if not despite_conflicts and await tx.disputed(bucket):
-        return False, here
-    return True, await _move_bucket(tx, here, offered)
+async def adopt_buckets(
+    tx: Transaction, offered: Sequence[BucketOwner], *, despite_conflicts: bool
+) -> list[tuple[bool, BucketOwner]]:
+    """See `Transfers.adopt_buckets`. Each bucket is in `offered` once."""
+    here = dict(await tx.buckets(sorted(one.bucket for one in offered)))
+    disputed = set() if despite_conflicts else await tx.disputed(sorted(here))
+    adopted: dict[int, BucketOwner] = {}
+    for one in offered:
+        kept = here[one.bucket]
+        if one.bucket in disputed or not adopted_bucket(one, kept, tx.store):
+            continue
+        # In term 0 no row can be of a lower term.
+        if not kept.term or not await tx.hidden(1, one.bucket):
+            adopted[one.bucket] = one
+    await tx.put_buckets([PutBucket(after, here[bucket]) for bucket, after in adopted.items()])
+    here.update(adopted)
+    return [(one.bucket in adopted, here[one.bucket]) for one in offered]
 
 
 async def decline_bucket(tx: Transaction, offered: BucketOwner) -> BucketOwner | None:
     """See `Transfers.return_bucket`."""
     here = (await tx.buckets([offered.bucket]))[offered.bucket]
     declined = declined_bucket(offered, here, tx.store)
-    return None if declined is None else await _move_bucket(tx, here, declined)
-
-
-async def _move_bucket(tx: Transaction, before: BucketOwner, after: BucketOwner) -> BucketOwner:
-    await tx.put_buckets([PutBucket(after, before)])
-    return after
+    if declined is not None:
+        await tx.put_buckets([PutBucket(declined, here)])
+    return declined

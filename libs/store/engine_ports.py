@@ -21,6 +21,9 @@ RELEASE_KEYS = 50
 FEWEST_BULK_ROWS = 100
 """Minimum number of records of a bulk release: fewer would cost more than they spare clients."""
 
+BUCKETS_AT_ONCE = 128
+"""Buckets whose owners change in one transaction. Creates in them wait for it."""
+
 APPLY_RECORDS = 200
 """Records of one transaction, if they need not commit together with a step of the feed."""
 
@@ -73,16 +76,34 @@ class EngineTransfers:
             applied, old = applied + done.applied, old + done.old
         return Applied(applied, old)
 
-    async def release_bucket(self, bucket: int, to: Store) -> BucketOwner:
+    async def release_buckets(self, buckets: Sequence[int], to: Store) -> list[BucketOwner]:
         if to is self._store:
             raise ValueError(f"store {to} cannot release a bucket owner to itself")
-        return await self._transactions.run(partial(engine.release_bucket, bucket=bucket, to=to))
+        released: list[BucketOwner] = []
+        for start in range(0, len(buckets), BUCKETS_AT_ONCE):
+            some = buckets[start : start + BUCKETS_AT_ONCE]
+            released += await self._transactions.run(partial(engine.release_buckets, buckets=some, to=to))
+        return released
+
+    async def release_bucket(self, bucket: int, to: Store) -> BucketOwner:
+        (released,) = await self.release_buckets([bucket], to)
+        return released
+
+    async def adopt_buckets(
+        self, bucket_owners: Sequence[BucketOwner], *, despite_conflicts: bool = False
+    ) -> list[tuple[bool, BucketOwner]]:
+        adopted: list[tuple[bool, BucketOwner]] = []
+        for start in range(0, len(bucket_owners), BUCKETS_AT_ONCE):
+            some = bucket_owners[start : start + BUCKETS_AT_ONCE]
+            adopt = partial(engine.adopt_buckets, offered=some, despite_conflicts=despite_conflicts)
+            adopted += await self._transactions.run(adopt)
+        return adopted
 
     async def adopt_bucket(
         self, bucket_owner: BucketOwner, *, despite_conflicts: bool = False
     ) -> tuple[bool, BucketOwner]:
-        adopt = partial(engine.adopt_bucket, offered=bucket_owner, despite_conflicts=despite_conflicts)
-        return await self._transactions.run(adopt)
+        (adopted,) = await self.adopt_buckets([bucket_owner], despite_conflicts=despite_conflicts)
+        return adopted
 
     async def return_bucket(self, bucket_owner: BucketOwner) -> BucketOwner | None:
         return await self._transactions.run(partial(engine.decline_bucket, offered=bucket_owner))

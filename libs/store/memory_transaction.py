@@ -223,8 +223,8 @@ class MemoryTransaction:
             unauthenticated=feed.unauthenticated + counts.unauthenticated,
         )
 
-    async def disputed(self, bucket: int) -> bool:
-        return self.state.metadata.disputed(bucket)
+    async def disputed(self, buckets: Sequence[int]) -> set[int]:
+        return {bucket for bucket in buckets if self.state.metadata.disputed(bucket)}
 
     async def journal(self, conflicts: Sequence[Conflict]) -> None:
         for one in conflicts:

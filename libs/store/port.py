@@ -72,7 +72,7 @@ class Records(Protocol):
         """Look up key and request, ask `decide`, and commit its decision if nothing changed since the look-up.
 
         If something changed, start again, a bounded number of times (then LockTimeout). A new record is made only while
-        its bucket's owner is held (see `Transfers.release_bucket`).
+        its bucket's owner is held (see `Transfers.release_buckets`).
 
         Raises the errors of `decide`, with nothing changed; OutboxFull; LockTimeout; StoreUnavailable.
         """
@@ -213,18 +213,28 @@ class Transfers(Protocol):
         """Return the owners of these buckets, or of all, in the order of their numbers."""
         ...
 
+    async def release_buckets(self, buckets: Sequence[int], to: Store) -> list[BucketOwner]:
+        """Of each bucket, set the owner to `to` and raise the version by 1, if this store owns the bucket and the
+        journal has no open conflict of it. Wait for creates in these buckets that are under way: after the commit this
+        store creates nothing in them. Return the current bucket owners in the order of `buckets`."""
+        ...
+
     async def release_bucket(self, bucket: int, to: Store) -> BucketOwner:
-        """Set the owner to `to` and raise the version by 1, if this store owns the bucket and the journal has no open
-        conflict of it. Wait for creates in the bucket that are under way: after the commit this store creates nothing
-        in it. Return the current bucket owner."""
+        """`release_buckets` of one bucket."""
+        ...
+
+    async def adopt_buckets(
+        self, bucket_owners: Sequence[BucketOwner], *, despite_conflicts: bool = False
+    ) -> list[tuple[bool, BucketOwner]]:
+        """Of each bucket, take exactly this version, if the one here is lower and of the same term, no row of the
+        bucket is hidden and, unless `despite_conflicts`, the journal has no open conflict of the bucket. Return for
+        each, in their order, whether it was taken, and the current bucket owner. Each bucket is in the list once."""
         ...
 
     async def adopt_bucket(
         self, bucket_owner: BucketOwner, *, despite_conflicts: bool = False
     ) -> tuple[bool, BucketOwner]:
-        """Take exactly this version, if the one here is lower and of the same term, no row of the bucket is hidden and,
-        unless `despite_conflicts`, the journal has no open conflict of the bucket. Return whether it was taken, and the
-        current bucket owner."""
+        """`adopt_buckets` of one bucket."""
         ...
 
     async def return_bucket(self, bucket_owner: BucketOwner) -> BucketOwner | None:

@@ -75,7 +75,10 @@ _TRIM = (
     " FROM parked WHERE unauthenticated WINDOW newest AS (ORDER BY rowid DESC))"
     " WHERE number > 1 AND (number > ? OR size > ?))"
 )
-_OPEN = "SELECT 1 FROM conflict WHERE bucket = ? AND resolution = '' LIMIT 1"
+_OPEN = (
+    "SELECT n.value FROM json_each(?) n"
+    " WHERE EXISTS (SELECT 1 FROM conflict c WHERE c.bucket = n.value AND c.resolution = '')"
+)
 
 
 class SqliteTransactions:
@@ -274,8 +277,8 @@ class SqliteTransaction:
         values = [(value, name) for name, value in counts._asdict().items()]
         self._connection.executemany("UPDATE counter SET value = value + ? WHERE name = ?", values)
 
-    async def disputed(self, bucket: int) -> bool:
-        return self._connection.execute(_OPEN, (bucket,)).fetchone() is not None
+    async def disputed(self, buckets: Sequence[int]) -> set[int]:
+        return {bucket for (bucket,) in self._connection.execute(_OPEN, (json.dumps(buckets),))}
 
     async def journal(self, conflicts: Sequence[Conflict]) -> None:
         values = [(bucket_of(one.key), one.key, *one.version, one.why.value, one.event) for one in conflicts]

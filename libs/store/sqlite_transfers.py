@@ -24,22 +24,22 @@ class SqliteTransfers(EngineTransfers):
     async def bucket_owners(self, buckets: Sequence[int] = ()) -> list[BucketOwner]:
         return await self._core.database.read(partial(_bucket_owners, buckets))
 
-    async def release_bucket(self, bucket: int, to: Store) -> BucketOwner:
-        # The other store gets every row of the bucket before it adopts the bucket.
+    async def release_buckets(self, buckets: Sequence[int], to: Store) -> list[BucketOwner]:
+        # The other store gets every row of a bucket before it adopts the bucket.
         self._core.check_complete("a move of a bucket")
-        return await super().release_bucket(bucket, to)
+        return await super().release_buckets(buckets, to)
 
     async def release_bulk(self, buckets: Sequence[int], to: Store, after: str = "") -> BulkReleased:
         self._core.check_complete("a bulk release")
         return await super().release_bulk(buckets, to, after)
 
-    async def adopt_bucket(
-        self, bucket_owner: BucketOwner, *, despite_conflicts: bool = False
-    ) -> tuple[bool, BucketOwner]:
-        if bucket_owner.term:
+    async def adopt_buckets(
+        self, bucket_owners: Sequence[BucketOwner], *, despite_conflicts: bool = False
+    ) -> list[tuple[bool, BucketOwner]]:
+        if any(one.term for one in bucket_owners):
             # An old row of the bucket may be of a lower term.
             self._core.check_complete("a move of a bucket after a seizure")
-        return await super().adopt_bucket(bucket_owner, despite_conflicts=despite_conflicts)
+        return await super().adopt_buckets(bucket_owners, despite_conflicts=despite_conflicts)
 
 
 def _bucket_owners(buckets: Sequence[int], connection: sqlite3.Connection) -> list[BucketOwner]:

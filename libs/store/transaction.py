@@ -227,8 +227,8 @@ class Transaction(Protocol):
 
     # Seizures.
 
-    async def disputed(self, bucket: int) -> bool:
-        """Return whether the journal has an open conflict of the bucket."""
+    async def disputed(self, buckets: Sequence[int]) -> set[int]:
+        """Return those of these buckets of which the journal has an open conflict."""
         ...
 
     async def journal(self, conflicts: Sequence[Conflict]) -> None:

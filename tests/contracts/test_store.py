@@ -391,3 +391,18 @@ async def test_a_bucket_is_released_by_its_owner_alone_and_adopted_by_the_store_
     mine = replace(before, version=before.version + 1, owner=me)
     assert await store.transfers.adopt_bucket(mine) == (True, mine)
     assert await store.transfers.release_bucket(bucket, other) == replace(mine, version=mine.version + 1, owner=other)
+
+
+async def test_each_of_many_buckets_is_released_and_adopted_by_itself(store: StorePorts) -> None:
+    me, other = store.store, store.store.other
+    first, second, third = buckets = [900, 3, 7]
+    await store.transfers.release_buckets(buckets, other)  # Those that are this store's.
+    before = {one.bucket: one for one in await store.transfers.bucket_owners(buckets)}
+    mine = replace(before[second], version=before[second].version + 1, owner=me)
+    theirs = replace(before[first], version=before[first].version + 1, owner=other)
+    late = replace(before[third], owner=me)
+    adopted = await store.transfers.adopt_buckets([theirs, mine, late])
+    assert adopted == [(False, before[first]), (True, mine), (False, before[third])]
+    released = replace(mine, version=mine.version + 1, owner=other)
+    assert await store.transfers.release_buckets(buckets, other) == [before[first], released, before[third]]
+    assert await store.transfers.bucket_owners(buckets) == [released, before[third], before[first]]

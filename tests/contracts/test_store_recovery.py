@@ -414,6 +414,17 @@ async def disputed_release(store: StorePorts, across: StorePorts) -> BucketOwner
     return released
 
 
+async def test_an_open_conflict_keeps_its_own_bucket_alone(store: StorePorts, across: StorePorts) -> None:
+    disputed = await disputed_release(store, across)
+    (other,) = await store.transfers.bucket_owners([BUCKET + 1])
+    mine = replace(other, version=other.version + 1, owner=store.store)
+    (kept, _), adopted = await store.transfers.adopt_buckets([disputed, mine])
+    assert (kept, adopted) == (False, (True, mine))
+    assert await store.transfers.adopt_buckets([disputed], despite_conflicts=True) == [(True, disputed)]
+    released = replace(mine, version=mine.version + 1, owner=across.store)
+    assert await store.transfers.release_buckets([BUCKET + 1, BUCKET], across.store) == [released, disputed]
+
+
 async def test_a_bucket_that_its_target_may_not_adopt_goes_back_to_the_releaser(
     store: StorePorts, across: StorePorts
 ) -> None:

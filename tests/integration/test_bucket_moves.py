@@ -237,6 +237,27 @@ async def test_a_bucket_is_not_adopted_while_a_record_of_it_has_not_arrived(syst
     assert (await system.ports(B).records.read(KEY)).owner is B
 
 
+class _Counted(Transfer):
+    """Counts the lists of keys."""
+
+    lists = 0
+
+    async def keys(self, store: Store, buckets: Sequence[int], *, owned_only: bool = False) -> list[str]:
+        self.lists += bool(buckets)
+        return await super().keys(store, buckets, owned_only=owned_only)
+
+
+async def test_a_bucket_that_looks_level_is_listed_after_its_release(system: System) -> None:
+    """Both stores may have as many rows, and not the same ones."""
+    await put(system)
+    transfer = _Counted(system.stores)
+    await BucketMoves(transfer).move([BUCKET], B, level={BUCKET})
+    assert (await owners(system))[BUCKET] == [B]
+    found = await system.ports(B).records.read(KEY)
+    assert found.row is not None and found.owner is A
+    assert transfer.lists == 2
+
+
 class _ReleasedMeanwhile(_Meanwhile):
     """Another router releases the bucket, after one more create there, before this one sees that it is under way."""
 

@@ -82,14 +82,14 @@ async def test_a_group_that_fails_ends_the_pass_with_its_error_and_leaves_nothin
 
 
 class _Faulty(Transfer):
-    """Fails every fourth release."""
+    """Fails every second release."""
 
     calls = 0
 
     async def release_buckets(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.BucketOwner]:
         self.calls += 1
-        if self.calls % 4 == 0:
-            raise StoreUnavailable("every fourth")
+        if self.calls % 2 == 0:
+            raise StoreUnavailable("every second")
         return await super().release_buckets(buckets, to)
 
 
@@ -146,14 +146,14 @@ class _Leases:
 
 
 class _Slow(Transfer):
-    """Each group of buckets takes a second."""
+    """Each group of buckets takes 1.5 s."""
 
     def __init__(self, system: System, clock: ManualClock) -> None:
         super().__init__(system.stores)
         self._clock = clock
 
     async def release_buckets(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.BucketOwner]:
-        self._clock.advance(1.0)
+        self._clock.advance(1.5)
         return await super().release_buckets(buckets, to)
 
 

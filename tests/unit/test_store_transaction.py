@@ -29,11 +29,11 @@ def transactions_of(store: StorePorts) -> Transactions:
 @pytest.mark.parametrize("adapter", [MEMORY_B, SQLITE_B], ids=str)
 async def test_a_procedure_that_waits_is_a_defect_and_changes_nothing(adapter: Adapter, tmp_path: Path) -> None:
     async def waits(tx: Transaction) -> None:
-        await engine.release_bucket(tx, bucket_of(KEY), Store.A)
+        await engine.release_buckets(tx, [bucket_of(KEY)], Store.A)
         await asyncio.sleep(0)
 
     async def meets_another_writer(tx: Transaction) -> None:
-        await engine.release_bucket(tx, bucket_of(KEY), Store.A)
+        await engine.release_buckets(tx, [bucket_of(KEY)], Store.A)
         raise StartAgain
 
     async with open_adapter(adapter, Place(tmp_path / "store.db", "", ManualClock(), OutboxLimits())) as store:

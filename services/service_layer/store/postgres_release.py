@@ -105,7 +105,10 @@ class Releases:
         found = found_of(key, columns)
         if found.row is None or found.row.bases:
             return None
-        served = newest(Served(*name, Version(*version), answer) for *name, version, answer in columns["served"])
+        served = newest(
+            Served(principal, request_id, request_hash, Version(*version), answer)
+            for principal, request_id, request_hash, version, answer in columns["served"]
+        )
         result, entry = engine.decide_one(PostgresTransaction(context, connection), found, served, order)
         if entry is None or result.record is None:
             return result

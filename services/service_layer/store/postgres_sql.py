@@ -294,7 +294,7 @@ INSERT INTO conflict (bucket, key, term, revision, why, event)
 SELECT * FROM unnest($1::smallint[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bytea[])
 ON CONFLICT DO NOTHING
 """
-IS_DISPUTED = "SELECT EXISTS (SELECT FROM conflict WHERE bucket = $1 AND resolution = '')"
+DISPUTED = "SELECT DISTINCT bucket FROM conflict WHERE bucket = ANY($1::smallint[]) AND resolution = ''"
 DISPUTED_BUCKETS = "SELECT DISTINCT bucket FROM conflict WHERE resolution = ''"
 
 STANDING = "SELECT *, (SELECT count(*) FROM conflict WHERE resolution = '') AS conflicts FROM standing"

@@ -267,8 +267,8 @@ class PostgresTransaction:
         partition = min((position.partition for position in step.positions), default=0)
         await self.connection.execute(sql.COUNT, partition, *counts)
 
-    async def disputed(self, bucket: int) -> bool:
-        return bool(await self.connection.fetchval(sql.IS_DISPUTED, bucket))
+    async def disputed(self, buckets: Sequence[int]) -> set[int]:
+        return {row["bucket"] for row in await self.connection.fetch(sql.DISPUTED, list(buckets))}
 
     async def journal(self, conflicts: Sequence[Conflict]) -> None:
         if conflicts:

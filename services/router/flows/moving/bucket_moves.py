@@ -52,51 +52,64 @@ class BucketMoves:
     def __init__(self, transfer: Transfer) -> None:
         self._transfer = transfer
 
-    async def move(self, buckets: Sequence[int], to: Store) -> Move:
-        """Move buckets that the other store owns."""
+    async def move(self, buckets: Sequence[int], to: Store, level: Set[int] = frozenset()) -> Move:
+        """Move buckets that the other store owns.
+
+        `level`: buckets of which both stores seem to have the same rows. Step 2 leaves them out; step 4 lists them.
+        """
         kept = {bucket: _conflicts_at(to) for bucket in await self._transfer.disputed(to, buckets)}
         known: set[str] = set()
-        if ahead := await self._transfer.keys(to.other, [one for one in buckets if one not in kept]):
-            known.update(await self._transfer.keys(to, buckets))
+        uneven = [one for one in buckets if one not in kept and one not in level]
+        if ahead := await self._transfer.keys(to.other, uneven):
+            known.update(await self._transfer.keys(to, uneven))
             copied = await self._transfer.copy([key for key in ahead if key not in known], to)
             kept.update({bucket_of(key): reason for key, reason in copied.refused.items()})
             # A busy record may be missing at the target.
             known.update(set(ahead).difference(copied.busy, copied.refused))
         leaving = [bucket for bucket in buckets if bucket not in kept]
-        if not leaving:
-            return Move(kept=kept)
-        for bucket_owner in await self._transfer.release_buckets(leaving, to):
-            if bucket_owner.owner == STORE_NUMBERS[to.other]:
-                kept[bucket_owner.bucket] = _conflicts_at(to.other)
-        moved = await self.finish(leaving, {to: known})
-        moved.kept.update(kept)
+        moved = Move(kept=kept)
+        if leaving:
+            released = await self._transfer.release_buckets(leaving, to)
+            under_way = [one for one in released if one.owner == STORE_NUMBERS[to]]
+            kept.update({one.bucket: _conflicts_at(to.other) for one in released if one not in under_way})
+            await self._finish(under_way, to, moved, known)
         return moved
 
-    async def finish(self, buckets: Sequence[int], known: Mapping[Store, Set[str]] | None = None) -> Move:
-        """Complete handoffs that any router has begun. Buckets with an owner are not touched.
-
-        `known`: records known to exist at a target. They stay valid, since a store never loses a row.
-        """
+    async def finish(self, buckets: Sequence[int]) -> Move:
+        """Complete handoffs that any router has begun. Buckets with an owner are not touched."""
         move = Move()
         for to, bucket_owners in (await self._under_way(buckets)).items():
-            refused = await self._complete(bucket_owners, to, move, (known or {}).get(to))
-            if not refused:
-                continue
-            wanted = [one for one in bucket_owners if one.bucket in refused]
-            declined = await self._transfer.return_buckets(wanted, to)
-            for one in declined:
-                move.kept[one.bucket] = refused[one.bucket]
-                log.warning("bucket %d returns to store %s: %s", one.bucket, to.other, refused[one.bucket])
-            # The same steps as after any release: the releaser may itself have declined before.
-            await self._complete(declined, to.other, Move(), despite_conflicts=True)
+            await self._finish(bucket_owners, to, move)
         return move
+
+    async def _finish(
+        self,
+        bucket_owners: Sequence[record_pb2.BucketOwner],
+        to: Store,
+        move: Move,
+        known: Set[str] = frozenset(),
+    ) -> None:
+        """Let the target adopt released buckets, or give them back. Adds to `move`.
+
+        `known`: records known to exist at the target. They stay valid, since a store never loses a row.
+        """
+        refused = await self._complete(bucket_owners, to, move, known)
+        if not refused:
+            return
+        wanted = [one for one in bucket_owners if one.bucket in refused]
+        declined = await self._transfer.return_buckets(wanted, to)
+        for one in declined:
+            move.kept[one.bucket] = refused[one.bucket]
+            log.warning("bucket %d returns to store %s: %s", one.bucket, to.other, refused[one.bucket])
+        # The same steps as after any release: the releaser may itself have declined before.
+        await self._complete(declined, to.other, Move(), despite_conflicts=True)
 
     async def _complete(
         self,
         bucket_owners: Sequence[record_pb2.BucketOwner],
         to: Store,
         move: Move,
-        has: Set[str] | None = None,
+        has: Set[str] = frozenset(),
         *,
         despite_conflicts: bool = False,
     ) -> Mapping[int, str]:
@@ -109,8 +122,9 @@ class BucketMoves:
         numbers = [bucket_owner.bucket for bucket_owner in bucket_owners]
         # List the source after its release has committed (step 4). The target's list may be older.
         there = await self._transfer.keys(to.other, numbers)
-        if has is None:
-            has = set(await self._transfer.keys(to, numbers)) if there else set()
+        unsure = {bucket_of(key) for key in there if key not in has} if has else set(numbers)
+        if there and unsure:
+            has = {*has, *await self._transfer.keys(to, sorted(unsure))}
         copied = await self._transfer.copy([key for key in there if key not in has], to)
         busy = {bucket_of(key) for key in copied.busy}
         refused = {bucket_of(key): reason for key, reason in copied.refused.items()}

@@ -30,8 +30,12 @@ from services.router.flows.rate import Rate
 from services.router.flows.steering_view import Steering
 from services.router.flows.stores import Stores
 
-GROUP = 32
-"""Buckets in one group: enough to make many small ones cheap, few enough that each soon has an owner again."""
+GROUP = 128
+"""Maximum number of buckets in one group: enough to make many small ones cheap, few enough that each soon has an owner
+again."""
+
+GROUP_ROWS = 8000
+"""Number of rows at which a group takes no more buckets: between release and adopt, their keys are listed."""
 
 WORKERS = 3
 """Groups under way at once: while one store adopts for one group, the other releases for the next."""
@@ -70,17 +74,35 @@ class Bucket:
     @property
     def on_their_way(self) -> int:
         """Records that no store owns, approximately: the stores were asked one after the other."""
-        return max(self.rows.values(), default=0) - sum(self.owned.values())
+        return self.most_rows - sum(self.owned.values())
+
+    @property
+    def most_rows(self) -> int:
+        return max(self.rows.values(), default=0)
+
+    @property
+    def is_level(self) -> bool:
+        """Whether both stores have the same number of rows."""
+        return self.rows.get(Store.A) == self.rows.get(Store.B)
 
     def is_at(self, store: Store) -> bool:
         return self.bucket_owner is store and not self.owned.get(store.other)
 
 
-def _groups(away: Sequence[Bucket], homes: Mapping[int, Store]) -> list[Group]:
+def groups(away: Sequence[Bucket], homes: Mapping[int, Store]) -> list[Group]:
+    """Return groups of buckets with one target."""
     found: list[Group] = []
     for to in Store:
-        going = [bucket for bucket in away if homes[bucket.number] is to]
-        found += [(going[start : start + GROUP], to) for start in range(0, len(going), GROUP)]
+        group: list[Bucket] = []
+        rows = 0
+        for bucket in (one for one in away if homes[one.number] is to):
+            if len(group) == GROUP or (group and rows + bucket.most_rows > GROUP_ROWS):
+                found.append((group, to))
+                group, rows = [], 0
+            group.append(bucket)
+            rows += bucket.most_rows
+        if group:
+            found.append((group, to))
     return found
 
 
@@ -235,9 +257,9 @@ class Mover:
         self.progress = Handover(running=True, total=total, note=f"moving {len(away)} buckets")
         self._leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
         self._knows_bulk = total > 0 and await self._bulk.is_known()
-        groups = iter(_groups(away, homes))
+        left = iter(groups(away, homes))
         self._moves = Move()
-        await all_or_none([self._work(groups, wanted) for _ in range(WORKERS)])
+        await all_or_none([self._work(left, wanted) for _ in range(WORKERS)])
         if self.progress.rate:
             self.measured_rate = self.progress.rate
         self.progress = replace(self.progress, running=False, note=self._kept_note() or self.progress.note)
@@ -285,7 +307,8 @@ class Mover:
         """
         moves: list[Move] = []
         if owned := [bucket.number for bucket in group if bucket.bucket_owner is to.other]:
-            moves.append(await self._bucket_owners.move(owned, to))
+            level = {bucket.number for bucket in group if bucket.is_level}
+            moves.append(await self._bucket_owners.move(owned, to, level))
         if under_way := [bucket.number for bucket in group if bucket.bucket_owner is None]:
             moves.append(await self._bucket_owners.finish(under_way))
         for move in moves:
