@@ -16,6 +16,7 @@ _PER_OCTAVE = 16
 _LEAST_SECONDS = 1e-5
 
 CONFIDENCE = 0.95
+MEDIAN = 0.5
 P99 = 0.99
 
 Histogram = Counter[int]

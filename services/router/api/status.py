@@ -12,6 +12,7 @@ from libs.errors import InvalidField
 from libs.ownership.model import BUCKETS, Store
 from libs.ownership.wire import STORE_NUMBERS, STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.telemetry.v1 import telemetry_pb2
 from libs.rpc.errors import Context
 from services.router.api.jobs import latest_jobs
@@ -25,6 +26,7 @@ from services.router.api.messages import (
 )
 from services.router.control.port import JournalEntry
 from services.router.core.attention import StoreSeen, attention, certificate_warnings
+from services.router.core.bucket_runs import BucketRun, BucketState, runs
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.gates.service import ERRORS
 from services.router.core.measure import Counts, total
@@ -72,6 +74,16 @@ class MoverView(Protocol):
     @property
     def at_home(self) -> Settled:
         """By bucket: its home, if the bucket and all its records are there."""
+        ...
+
+    @property
+    def states(self) -> Sequence[BucketState]:
+        """By bucket; empty while not known."""
+        ...
+
+    @property
+    def states_age_seconds(self) -> float | None:
+        """Time since both stores reported their buckets; None while they have not."""
         ...
 
     @property
@@ -131,6 +143,8 @@ class StatusMethods:
             log_trouble=self.observer.log_trouble,
             settled=self.mover.settled,
             ledger=counts_to_pb(self.measurement.ledger()),
+            bucket_runs=[run_to_pb(run) for run in runs(self.mover.states)],
+            buckets_age_seconds=self.mover.states_age_seconds,
         )
         for name, generation, age in self.measurement.routers():
             answer.routers.add(name=name, generation=generation, age_seconds=age)
@@ -247,6 +261,8 @@ def blocked_by(results: tuple[GateResult, ...]) -> str:
 
 def _add_measured(answer: pb.GetStatusResponse, measurement: Measurement) -> None:
     window = measurement.seconds()[:RECENT_SECONDS]
+    history = measurement.history()[::-1]
+    past = {Store.A: [a for a, _ in history], Store.B: [b for _, b in history]}
     for store, recent in ((Store.A, total(a for a, _ in window)), (Store.B, total(b for _, b in window))):
         gated = measurement.recent(store)
         side = measurement.side(store)
@@ -259,7 +275,24 @@ def _add_measured(answer: pb.GetStatusResponse, measurement: Measurement) -> Non
             calls_per_second=side.calls_per_second,
             p99_seconds=side.p99_seconds,
             direct_calls_per_second=side.direct_calls_per_second,
+            p50_seconds=side.p50_seconds,
+            operations=[pb.OperationRate(operation=name, calls_per_second=rate) for name, rate in side.operations],
+            history_calls=[counts.calls for counts in past[store]],
+            history_faults=[counts.faults for counts in past[store]],
         )
+
+
+def run_to_pb(run: BucketRun) -> pb.BucketRun:
+    owner, target, arrived, in_rehearsal, seized = run.state
+    return pb.BucketRun(
+        first=run.first,
+        count=run.length,
+        owner=STORE_NUMBERS[owner] if owner else record_pb2.STORE_UNSPECIFIED,
+        target=STORE_NUMBERS[target],
+        on_the_way=not arrived,
+        rehearsal=in_rehearsal,
+        seized=seized,
+    )
 
 
 def add_clients(answer: pb.GetStatusResponse, views: StoreViews, at_routers: Sequence[OldClient]) -> None:

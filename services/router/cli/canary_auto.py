@@ -93,8 +93,9 @@ def _start(options: Changing, path: Path, wait: bool) -> None:
         raise CommandFailed(f"{path}: {error.message}", Exit.USAGE) from None
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli.client import control, setting_from_pb
+    from services.router.cli.client import control
     from services.router.cli.views import walk_view
+    from services.router.core.setting_message import setting_from_pb
 
     with control(options) as router:
         status = _status(router)
@@ -194,8 +195,8 @@ def _status(router: Control) -> pb.GetStatusResponse:
 
 
 def _view(router: Control) -> View:
-    from services.router.cli.client import phase_name
     from services.router.cli.views import walk_view
+    from services.router.core.setting_message import phase_name
 
     status = _status(router)
     a, b = status.stores

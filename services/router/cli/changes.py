@@ -95,7 +95,8 @@ def advance(
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import views
-    from services.router.cli.client import PHASE_NUMBERS, control, setting_from_pb
+    from services.router.cli.client import PHASE_NUMBERS, control
+    from services.router.core.setting_message import setting_from_pb
 
     with control(options) as router:
         planned = plan_of(router)
@@ -230,7 +231,7 @@ class Change:
         Raises CommandFailed.
         """
         from services.router.cli import show, views
-        from services.router.cli.client import setting_from_pb
+        from services.router.core.setting_message import setting_from_pb
 
         before = setting_from_pb(planned.setting)
         try:

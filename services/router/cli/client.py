@@ -20,7 +20,7 @@ from libs.rpc.tls import meaning, open_channel
 from libs.tls.files import NamedFile, TlsFiles, TlsUnfit
 from libs.tls.process import ClientTls
 from services.router.cli.options import CommandFailed, Common, Exit, Tls
-from services.router.core.phase import Phase, Setting
+from services.router.core.phase import Phase
 
 CALL_SECONDS = 10.0
 
@@ -135,23 +135,3 @@ def client_tls(options: Tls) -> ClientTls | None:
 
 def _named(option: str, path: Path | None) -> NamedFile | None:
     return None if path is None else NamedFile(option, path)
-
-
-def setting_from_pb(message: pb.Setting) -> Setting:
-    return Setting(
-        generation=message.generation,
-        phase=phase_name(message.phase),
-        canary_permille=message.canary_permille,
-        shadow_permille=message.shadow_permille,
-        shadow_same=message.shadow_same,
-        hold=message.hold,
-        rehearsal=tuple(message.rehearsal),
-        flags=tuple(sorted(message.flags.items())),
-        limits=tuple(sorted(message.limits.items())),
-        serves_subjects=message.serves_subjects,
-        two_person=message.two_person,
-    )
-
-
-def phase_name(number: pb.Phase.ValueType) -> Phase:
-    return Phase[pb.Phase.Name(number).removeprefix("PHASE_")]

@@ -69,9 +69,10 @@ def switch(
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.changes import Change, plan_of
-    from services.router.cli.client import control, setting_from_pb
+    from services.router.cli.client import control
     from services.router.core.phase import noted
     from services.router.core.setting_changes import changes
+    from services.router.core.setting_message import setting_from_pb
 
     serve_subjects = to is Principals.SUBJECTS
     with control(options) as router:

@@ -49,6 +49,9 @@ def status(
       automatic_rollback: its current assessment, in words
       last_automatic: {AutomaticRollback}, or null
       measured.A measured.B: {MeasuredCalls}
+        operations: list of {OperationRate}
+      bucket_runs: list of {BucketRun}
+      buckets_age_seconds
       logged_phases: phases that answer a write once it is in the log
       ledger: {LedgerCounts}, of all routers
       ping_pong: list of {PingPong}

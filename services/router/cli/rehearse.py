@@ -33,8 +33,9 @@ def rehearse(
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views
-    from services.router.cli.client import control, setting_from_pb
+    from services.router.cli.client import control
     from services.router.cli.jobs import follow
+    from services.router.core.setting_message import setting_from_pb
 
     with control(options) as router:
         status = router.call("GetStatus", pb.GetStatusRequest())
@@ -99,7 +100,8 @@ def rollback(
 def _rollback_operation(options: Changing, operation: str, undo: bool) -> None:
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views
-    from services.router.cli.client import control, setting_from_pb
+    from services.router.cli.client import control
+    from services.router.core.setting_message import setting_from_pb
 
     with control(options) as router:
         name = _flag_of(router, operation)

@@ -18,9 +18,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from libs.ownership.wire import STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.record.v1 import record_pb2
-from services.router.cli.client import setting_from_pb
 from services.router.core.phase import Setting
 from services.router.core.setting_changes import changes
+from services.router.core.setting_message import setting_from_pb
 
 View = dict[str, Any]
 

@@ -21,6 +21,10 @@ from libs.telemetry.lateness import Lateness
 SECONDS = 60
 """Number of slots of one second."""
 
+PERIOD_SECONDS = 10
+PERIODS = 90
+"""Number of slots of PERIOD_SECONDS, for people: a quarter of an hour."""
+
 MINUTES = 60
 """Number of slots of one minute, including the current one."""
 
@@ -102,6 +106,8 @@ class _Second:
     faults: int = 0
     denials: int = 0
     latencies: Histogram = field(default_factory=Counter)
+    operations: Counter[str] = field(default_factory=Counter)
+    """Calls by operation."""
 
     @property
     def counts(self) -> Counts:
@@ -114,6 +120,8 @@ def _second() -> dict[Store, _Second]:
 
 _Minute = dict[tuple[Store, str, bool], _Cell]
 
+_NO_CALLS = (Counts(), Counts())
+
 
 class Meter:
     """One router's measurements. `now` is monotonic seconds and never goes back."""
@@ -123,6 +131,8 @@ class Meter:
         self._ends = 0.0
         self._second = _second()
         self._seconds: deque[dict[Store, _Second]] = deque(maxlen=SECONDS)
+        self._period = _NO_CALLS
+        self._periods: deque[tuple[Counts, Counts]] = deque(maxlen=PERIODS)
         self._lateness = {store: Lateness() for store in Store}
         self._minute: _Minute = {}
         self.answered: Counter[Store] = Counter()
@@ -138,6 +148,7 @@ class Meter:
             self._lateness[store].answered(now)
         second = self._second[store]
         second.calls += 1
+        second.operations[operation] += 1
         key = (store, operation, is_read)
         cell = self._minute.get(key)
         if cell is None:
@@ -171,6 +182,7 @@ class Meter:
         second = self._second[store]
         cell = self._minute.setdefault((store, operation, is_read), _Cell())
         self.answered[store] += counts.calls - counts.faults
+        second.operations[operation] += counts.calls
         for counted in (second, cell):
             counted.calls += counts.calls
             counted.faults += counts.faults
@@ -211,6 +223,21 @@ class Meter:
             window.update(slot[store].latencies)
         return window
 
+    def operations(self, store: Store, now: float, window_seconds: int) -> Counter[str]:
+        """Calls of one store in the last complete seconds, by operation."""
+        if now >= self._ends:
+            self._roll(now)
+        window: Counter[str] = Counter()
+        for slot in list(self._seconds)[-window_seconds:]:
+            window.update(slot[store].operations)
+        return window
+
+    def periods(self, now: float) -> tuple[tuple[Counts, Counts], ...]:
+        """Counts of A and B in each complete period of PERIOD_SECONDS, the newest first."""
+        if now >= self._ends:
+            self._roll(now)
+        return tuple(reversed(self._periods))
+
     def recent(self, store: Store, now: float) -> Counts:
         """Calls and faults of the last ERROR_MINUTES minutes, including the current one."""
         if now >= self._ends:
@@ -242,6 +269,11 @@ class Meter:
             # One more than the slots, so that a long silence replaces them all.
             for passed in range(min(at - self._at, SECONDS + 1)):
                 self._seconds.append(self._second if not passed else _second())
+            a, b = self._period
+            self._period = total((a, self._second[Store.A].counts)), total((b, self._second[Store.B].counts))
+            for _ in range(min(at // PERIOD_SECONDS - self._at // PERIOD_SECONDS, PERIODS)):
+                self._periods.append(self._period)
+                self._period = _NO_CALLS
             for _ in range(min(at // 60 - self._at // 60, MINUTES)):
                 self._minute = {}
                 self._minutes.append(self._minute)

@@ -17,10 +17,13 @@ from typing import Protocol
 from libs.clock import Clock
 from libs.errors import BatonError
 from libs.ownership.model import BUCKETS, Store, bucket_of
+from libs.ownership.terms import seizer_of
 from libs.ownership.wire import STORE_NUMBERS
+from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.tasks import Loop, all_or_none
 from services.router.control.port import Leases
+from services.router.core.bucket_runs import BucketState
 from services.router.core.phase import Setting
 from services.router.core.plan import Aim, Flags, aim, home
 from services.router.flows.moving.bucket_moves import BucketMoves, Move
@@ -70,6 +73,8 @@ class Bucket:
     owned: dict[Store, int] = field(default_factory=dict)
     """Records by owner."""
     rows: dict[Store, int] = field(default_factory=dict)
+    term: int = 0
+    """Its latest term that a store reported."""
 
     @property
     def on_their_way(self) -> int:
@@ -139,6 +144,14 @@ class Handover:
         return left / self.rate if self.rate > 0 else (0.0 if not left else -1.0)
 
 
+def _reported(state: BucketState, store: Store, owner: record_pb2.BucketOwner) -> BucketState:
+    """The state of a bucket after one store's report."""
+    if owner.owner == STORE_NUMBERS[store]:
+        seized = owner.term > 0 and seizer_of(owner.term) is store
+        return state._replace(owner=store, arrived=state.arrived and state.target is store, seized=seized)
+    return state._replace(owner=None) if state.owner is store else state
+
+
 class Mover:
     """`run_once` is the body of a supervised loop: one pass, then a wait."""
 
@@ -171,12 +184,20 @@ class Mover:
         """By bucket: its home, if the bucket and all its records are there; None if not, or not known."""
         self.on_their_way = 0
         """Records that no store owned at the last look, approximately. Most arrive within milliseconds."""
+        self.states: Sequence[BucketState] = ()
+        """By bucket; empty while not known. Of an unreachable store, the last ones."""
+        self._looked_at: float | None = None
         self._settled_for: Aim | None = None
         self._leased_until = 0.0
         self._moves = Move()
         """Of the pass that runs, or ran last."""
         self.measured_rate = 0.0
         """Records per second of the last pass that moved something."""
+
+    @property
+    def states_age_seconds(self) -> float | None:
+        """Time since both stores reported their buckets; None while they have not."""
+        return None if self._looked_at is None else self._clock.monotonic() - self._looked_at
 
     @property
     def settled(self) -> bool:
@@ -217,14 +238,29 @@ class Mover:
             return await self._ask_both()
         except BatonError:
             self._settled_for = None
+            await self._look_at_one()
             raise
+
+    async def _look_at_one(self) -> None:
+        """Update the owners of buckets from each store that answers, while the other one does not."""
+        for store in Store if self.states else ():
+            try:
+                reported = {one.bucket: one for one in await self._transfer.bucket_owners(store)}
+            except BatonError:
+                continue
+            self.states = tuple(
+                _reported(state, store, reported[number]) if number in reported else state
+                for number, state in enumerate(self.states)
+            )
 
     async def _ask_both(self) -> Mapping[int, Bucket]:
         buckets = {number: Bucket(number, None) for number in range(BUCKETS)}
         for store, client in self._stores.items():
             for bucket_owner in await self._transfer.bucket_owners(store):
+                bucket = buckets[bucket_owner.bucket]
+                bucket.term = max(bucket.term, bucket_owner.term)
                 if bucket_owner.owner == STORE_NUMBERS[store]:
-                    buckets[bucket_owner.bucket].bucket_owner = store
+                    bucket.bucket_owner = store
             request = pb.DigestBucketsRequest(counts_only=True)
             counts = await client.ask(client.replication.DigestBuckets, request, BULK_SECONDS)
             for counted in counts.buckets:
@@ -240,6 +276,17 @@ class Mover:
         at_home = tuple(homes[number] if bucket.is_at(homes[number]) else None for number, bucket in buckets.items())
         if at_home != self.at_home:
             self.at_home = at_home
+        self.states = tuple(
+            BucketState(
+                bucket.bucket_owner,
+                homes[number],
+                bucket.is_at(homes[number]),
+                number in setting.rehearsal,
+                bucket.term > 0 and bucket.bucket_owner is seizer_of(bucket.term),
+            )
+            for number, bucket in buckets.items()
+        )
+        self._looked_at = self._clock.monotonic()
         self.buckets_at_b = sum(bucket.is_at(Store.B) for bucket in buckets.values())
         self.buckets_to_b = sum(store is Store.B for store in homes.values())
         on_their_way = {number: bucket.on_their_way for number, bucket in buckets.items()}
@@ -289,9 +336,16 @@ class Mover:
             await self._keep_lease()
             buckets, to = group
             left = await self._move(buckets, to, wanted)
+            self._arrived({bucket.number for bucket in buckets} - left, to)
             if self.buckets_at_b is not None:
                 gone = len(buckets) - len(left)
                 self.buckets_at_b += gone if to is Store.B else -sum(b.is_at(Store.B) for b in buckets)
+
+    def _arrived(self, numbers: set[int], to: Store) -> None:
+        self.states = tuple(
+            state._replace(owner=to, arrived=state.target is to) if number in numbers else state
+            for number, state in enumerate(self.states)
+        )
 
     async def _keep_lease(self) -> None:
         now = self._clock.monotonic()

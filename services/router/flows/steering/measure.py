@@ -22,7 +22,7 @@ from libs.clock import Clock
 from libs.ownership.model import Store
 from libs.tasks import Loop
 from libs.telemetry.instruments import Reading, observe
-from libs.telemetry.latency import P99, Histogram, quantile
+from libs.telemetry.latency import MEDIAN, P99, Histogram, quantile
 from services.router.control.codec import SETTING_FIELDS
 from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence
@@ -80,6 +80,9 @@ class Side(NamedTuple):
     """None if no call was answered."""
     direct_calls_per_second: float = 0.0
     """Those among the calls that clients sent to the store directly."""
+    p50_seconds: float | None = None
+    operations: tuple[tuple[str, float], ...] = ()
+    """Calls per second by operation, highest first."""
 
 
 class Measurement:
@@ -132,6 +135,8 @@ class Measurement:
             self._sources.identity(),
             SETTING_FIELDS,
             self._my_direct(now) or None,
+            {store: self._meter.operations(store, now, LOAD_SECONDS) for store in Store},
+            self._meter.periods(now),
         )
 
     async def exchange(self) -> None:
@@ -192,12 +197,32 @@ class Measurement:
         index = 0 if store is Store.A else 1
         counts = total(second[index] for second in self.seconds()[:LOAD_SECONDS])
         latencies: Histogram = Counter()
+        operations: Counter[str] = Counter()
         for measured in self._everything():
             latencies.update(measured.latencies.get(store, {}))
+            operations.update(measured.operations.get(store, {}))
         direct = self._direct()
         seconds = direct[1].seconds[:LOAD_SECONDS] if direct is not None else ()
         directly = total(second[index] for second in seconds)
-        return Side(counts.calls / LOAD_SECONDS, quantile(latencies, P99), directly.calls / LOAD_SECONDS)
+        return Side(
+            counts.calls / LOAD_SECONDS,
+            quantile(latencies, P99),
+            directly.calls / LOAD_SECONDS,
+            quantile(latencies, MEDIAN),
+            tuple((name, calls / LOAD_SECONDS) for name, calls in operations.most_common()),
+        )
+
+    def history(self) -> tuple[tuple[Counts, Counts], ...]:
+        """Return A's and B's counts over all live routers in each past period, newest first."""
+        reports = [measured.periods for measured in self._everything()]
+        longest = max((len(periods) for periods in reports), default=0)
+        return tuple(
+            (
+                total(periods[index][0] for periods in reports if index < len(periods)),
+                total(periods[index][1] for periods in reports if index < len(periods)),
+            )
+            for index in range(longest)
+        )
 
     def totals(self) -> Totals:
         """Return the sum over live routers."""
@@ -271,6 +296,8 @@ class Measurement:
             meter.latency(now, LOAD_SECONDS),
             {store: meter.latencies(store, now, LOAD_SECONDS) for store in Store},
             meter.answered[Store.B],
+            {store: meter.operations(store, now, LOAD_SECONDS) for store in Store},
+            meter.periods(now),
         )
 
     def _direct(self) -> tuple[str, DirectCalls, float] | None:

@@ -58,6 +58,8 @@ class DirectCalls:
     latencies: Mapping[Store, Histogram]
     answered_by_b: int
     """Calls that B has answered, since the router started."""
+    operations: Mapping[Store, Counter[str]] = field(default_factory=dict)
+    periods: tuple[tuple[Counts, Counts], ...] = ()
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -101,6 +103,10 @@ class Measured:
     """Fields of the setting that the router knows; empty from an earlier release."""
     direct: DirectCalls | None = None
     """None without direct calls."""
+    operations: Mapping[Store, Counter[str]] = field(default_factory=dict)
+    """Calls of the last LOAD_SECONDS, by operation."""
+    periods: tuple[tuple[Counts, Counts], ...] = ()
+    """A's and B's counts per period of `core.measure.PERIOD_SECONDS`, newest first. Without denials."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -151,6 +157,8 @@ def _to_fields(found: Measured | DirectCalls) -> dict[str, Any]:
         "parities": [[p.operation, p.is_read, dict(p.a), dict(p.b)] for p in found.parities],
         "latency_seconds": found.latency_seconds,
         "latencies": {store.value: dict(counts) for store, counts in found.latencies.items()},
+        "operations": {store.value: dict(counts) for store, counts in found.operations.items()},
+        "periods": [[*a[:2], *b[:2]] for a, b in found.periods],
     }
 
 
@@ -161,6 +169,8 @@ def _from_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         "parities": tuple(Parity(name, read, _histogram(a), _histogram(b)) for name, read, a, b in fields["parities"]),
         "latency_seconds": fields.get("latency_seconds"),
         "latencies": {Store(store): _histogram(counts) for store, counts in fields.get("latencies", {}).items()},
+        "operations": {Store(store): Counter(counts) for store, counts in fields.get("operations", {}).items()},
+        "periods": tuple((Counts(*row[:2]), Counts(*row[2:])) for row in fields.get("periods", ())),
     }
 
 

@@ -977,6 +977,8 @@ class GetStatusResponse(_message.Message):
     PUBLIC_AUTH_FIELD_NUMBER: _builtins.int
     PUBLIC_AUTH_OPTIONAL_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    BUCKET_RUNS_FIELD_NUMBER: _builtins.int
+    BUCKETS_AGE_SECONDS_FIELD_NUMBER: _builtins.int
     buckets_at_b: _builtins.int
     """Buckets that are at B with all their rows. Absent if unknown."""
     buckets_to_b: _builtins.int
@@ -1002,6 +1004,8 @@ class GetStatusResponse(_message.Message):
     """Setting public_auth of this router: none, jwt, mtls or tokens. Empty if it is not set."""
     public_auth_optional: _builtins.bool
     """Setting public_auth_optional of this router: callers without credentials are served as "anonymous"."""
+    buckets_age_seconds: _builtins.float
+    """Seconds since both stores reported their buckets. Absent while they have not."""
     @_builtins.property
     def setting(self) -> Global___Setting: ...
     @_builtins.property
@@ -1072,6 +1076,10 @@ class GetStatusResponse(_message.Message):
     def certificate(self) -> _telemetry_pb2.Certificate:
         """TLS files of this router. Absent without TLS."""
 
+    @_builtins.property
+    def bucket_runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___BucketRun]:
+        """All buckets in order, as few runs as possible. Empty while they are not known."""
+
     def __init__(
         self,
         *,
@@ -1112,21 +1120,72 @@ class GetStatusResponse(_message.Message):
         public_auth: _builtins.str = ...,
         public_auth_optional: _builtins.bool = ...,
         certificate: _telemetry_pb2.Certificate | None = ...,
+        bucket_runs: _abc.Iterable[Global___BucketRun] | None = ...,
+        buckets_age_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "buckets_at_b", b"buckets_at_b", "canary_auto", b"canary_auto", "certificate", b"certificate", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "permille_at_b", b"permille_at_b", "phase_time", b"phase_time", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "setting", b"setting"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_buckets_age_seconds", b"_buckets_age_seconds", "_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "buckets_age_seconds", b"buckets_age_seconds", "buckets_at_b", b"buckets_at_b", "canary_auto", b"canary_auto", "certificate", b"certificate", "handover", b"handover", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "permille_at_b", b"permille_at_b", "phase_time", b"phase_time", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "setting", b"setting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "alerts", b"alerts", "automatic_rollback", b"automatic_rollback", "blocked", b"blocked", "buckets", b"buckets", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "certificate", b"certificate", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_buckets_age_seconds", b"_buckets_age_seconds", "_buckets_at_b", b"_buckets_at_b", "_permille_at_b", b"_permille_at_b", "alerts", b"alerts", "automatic_rollback", b"automatic_rollback", "blocked", b"blocked", "bucket_runs", b"bucket_runs", "buckets", b"buckets", "buckets_age_seconds", b"buckets_age_seconds", "buckets_at_b", b"buckets_at_b", "buckets_to_b", b"buckets_to_b", "canary_auto", b"canary_auto", "certificate", b"certificate", "clients", b"clients", "flags", b"flags", "gates", b"gates", "handoffs", b"handoffs", "handover", b"handover", "jobs", b"jobs", "last_automatic", b"last_automatic", "last_rehearsal", b"last_rehearsal", "ledger", b"ledger", "log_trouble", b"log_trouble", "logged_phases", b"logged_phases", "measured", b"measured", "next", b"next", "permille_at_b", b"permille_at_b", "phase_actor", b"phase_actor", "phase_reason", b"phase_reason", "phase_time", b"phase_time", "ping_pong", b"ping_pong", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "rehearsal", b"rehearsal", "rollback_cost", b"rollback_cost", "routers", b"routers", "setting", b"setting", "setting_stale", b"setting_stale", "settled", b"settled", "stale_reads", b"stale_reads", "stores", b"stores", "unavailable", b"unavailable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__buckets_age_seconds: _TypeAlias = _typing.Literal["buckets_age_seconds"]  # noqa: Y015
+    _WhichOneofArgType__buckets_age_seconds: _TypeAlias = _typing.Literal["_buckets_age_seconds", b"_buckets_age_seconds"]  # noqa: Y015
     _WhichOneofReturnType__buckets_at_b: _TypeAlias = _typing.Literal["buckets_at_b"]  # noqa: Y015
     _WhichOneofArgType__buckets_at_b: _TypeAlias = _typing.Literal["_buckets_at_b", b"_buckets_at_b"]  # noqa: Y015
     _WhichOneofReturnType__permille_at_b: _TypeAlias = _typing.Literal["permille_at_b"]  # noqa: Y015
     _WhichOneofArgType__permille_at_b: _TypeAlias = _typing.Literal["_permille_at_b", b"_permille_at_b"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__buckets_age_seconds) -> _WhichOneofReturnType__buckets_age_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__buckets_at_b) -> _WhichOneofReturnType__buckets_at_b | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__permille_at_b) -> _WhichOneofReturnType__permille_at_b | None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class BucketRun(_message.Message):
+    """Consecutive buckets in the same state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    ON_THE_WAY_FIELD_NUMBER: _builtins.int
+    REHEARSAL_FIELD_NUMBER: _builtins.int
+    SEIZED_FIELD_NUMBER: _builtins.int
+    first: _builtins.int
+    """First bucket, 0 to 1023."""
+    count: _builtins.int
+    owner: _record_pb2.Store.ValueType
+    """Owner of the buckets. Unspecified during a handoff, or if the store that may own them is out of reach."""
+    target: _record_pb2.Store.ValueType
+    """Store that the setting gives the buckets."""
+    on_the_way: _builtins.bool
+    """The buckets, or records in them, are not at the target yet."""
+    rehearsal: _builtins.bool
+    """A rehearsal has moved the buckets."""
+    seized: _builtins.bool
+    """The owner seized the buckets from a lost store."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.int = ...,
+        count: _builtins.int = ...,
+        owner: _record_pb2.Store.ValueType = ...,
+        target: _record_pb2.Store.ValueType = ...,
+        on_the_way: _builtins.bool = ...,
+        rehearsal: _builtins.bool = ...,
+        seized: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "first", b"first", "on_the_way", b"on_the_way", "owner", b"owner", "rehearsal", b"rehearsal", "seized", b"seized", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BucketRun: _TypeAlias = BucketRun  # noqa: Y015
 
 @_typing.final
 class ClientStatus(_message.Message):
@@ -1303,6 +1362,10 @@ class MeasuredCalls(_message.Message):
     CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
     P99_SECONDS_FIELD_NUMBER: _builtins.int
     DIRECT_CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    P50_SECONDS_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    HISTORY_CALLS_FIELD_NUMBER: _builtins.int
+    HISTORY_FAULTS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     recent_calls: _builtins.int
     """Calls of the last 30 seconds, for automatic rollback."""
@@ -1315,6 +1378,18 @@ class MeasuredCalls(_message.Message):
     p99_seconds: _builtins.float
     direct_calls_per_second: _builtins.float
     """Part of `calls_per_second` that clients sent to the store directly, as its processes report."""
+    p50_seconds: _builtins.float
+    """Median latency over the last 10 seconds. Absent if no call was answered in that time."""
+    @_builtins.property
+    def operations(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperationRate]:
+        """Rates by operation over the last 10 seconds, highest first."""
+
+    @_builtins.property
+    def history_calls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Calls and faults in each 10 seconds of the last 15 minutes, oldest first. Fewer while the routers are younger."""
+
+    @_builtins.property
+    def history_faults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -1326,16 +1401,48 @@ class MeasuredCalls(_message.Message):
         calls_per_second: _builtins.float = ...,
         p99_seconds: _builtins.float | None = ...,
         direct_calls_per_second: _builtins.float = ...,
+        p50_seconds: _builtins.float | None = ...,
+        operations: _abc.Iterable[Global___OperationRate] | None = ...,
+        history_calls: _abc.Iterable[_builtins.int] | None = ...,
+        history_faults: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_p99_seconds", b"_p99_seconds", "p99_seconds", b"p99_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p50_seconds", b"_p50_seconds", "_p99_seconds", b"_p99_seconds", "p50_seconds", b"p50_seconds", "p99_seconds", b"p99_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p99_seconds", b"_p99_seconds", "calls", b"calls", "calls_per_second", b"calls_per_second", "direct_calls_per_second", b"direct_calls_per_second", "faults", b"faults", "p99_seconds", b"p99_seconds", "recent_calls", b"recent_calls", "recent_faults", b"recent_faults", "store", b"store"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p50_seconds", b"_p50_seconds", "_p99_seconds", b"_p99_seconds", "calls", b"calls", "calls_per_second", b"calls_per_second", "direct_calls_per_second", b"direct_calls_per_second", "faults", b"faults", "history_calls", b"history_calls", "history_faults", b"history_faults", "operations", b"operations", "p50_seconds", b"p50_seconds", "p99_seconds", b"p99_seconds", "recent_calls", b"recent_calls", "recent_faults", b"recent_faults", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__p50_seconds: _TypeAlias = _typing.Literal["p50_seconds"]  # noqa: Y015
+    _WhichOneofArgType__p50_seconds: _TypeAlias = _typing.Literal["_p50_seconds", b"_p50_seconds"]  # noqa: Y015
     _WhichOneofReturnType__p99_seconds: _TypeAlias = _typing.Literal["p99_seconds"]  # noqa: Y015
     _WhichOneofArgType__p99_seconds: _TypeAlias = _typing.Literal["_p99_seconds", b"_p99_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p50_seconds) -> _WhichOneofReturnType__p50_seconds | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__p99_seconds) -> _WhichOneofReturnType__p99_seconds | None: ...
 
 Global___MeasuredCalls: _TypeAlias = MeasuredCalls  # noqa: Y015
+
+@_typing.final
+class OperationRate(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATION_FIELD_NUMBER: _builtins.int
+    CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    operation: _builtins.str
+    """Name of the operation: "get"."""
+    calls_per_second: _builtins.float
+    def __init__(
+        self,
+        *,
+        operation: _builtins.str = ...,
+        calls_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls_per_second", b"calls_per_second", "operation", b"operation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperationRate: _TypeAlias = OperationRate  # noqa: Y015
 
 @_typing.final
 class RouterStatus(_message.Message):

@@ -1,0 +1,1 @@
+"""The operators' page: the control API in a browser."""
