@@ -122,6 +122,12 @@ class RouterSettings(ThresholdSettings):
     """With control_auth `jwt`: the key set of `control_jwt_issuer`. Empty: `jwt_keys`."""
     control_jwt_roles_claim: str = ""
     """With control_auth `jwt`: claim with the operator's roles. Empty: `jwt_roles_claim`."""
+    console: Annotated[str, AfterValidator(check_optional_address)] = ""
+    """Address of the operators' page, host:port. Its path is /console. Operators sign in as `control_auth` says.
+    Without authentication the page is for this machine only. Empty: there is no page."""
+    console_secret_file: Path | None = None
+    """File with a secret that seals the page's sessions. Routers with the same secret accept each other's sessions, so
+    `--workers` needs it. Empty: a random secret, and sessions end with the process."""
     share_ports: bool = False
     """Other routers of this machine may listen on the same addresses, and the kernel spreads the connections over them
     (SO_REUSEPORT). `--workers` sets it for its routers."""

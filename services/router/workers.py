@@ -32,7 +32,7 @@ STEADY_SECONDS = 10.0
 _MARGIN_SECONDS = 5.0
 """Time beyond `drain_seconds` after which a worker is killed."""
 _PREFIX = "BATON_ROUTER_"
-_LISTENERS = ("public", "control", "internal", "http", "xds")
+_LISTENERS = ("public", "control", "internal", "http", "console", "xds")
 
 
 class WorkerFailed(BatonError):
@@ -79,6 +79,8 @@ def environments(settings: RouterSettings, workers: int, ports: Ports) -> list[d
     for name in ("control_store", "event_log"):
         if getattr(settings, name).startswith("memory:"):
             raise WrongSetting(f"{name}: memory: is of one process alone; --workers needs one that processes share")
+    if settings.console and settings.console_secret_file is None:
+        raise WrongSetting("console_secret_file: it is not set: workers need it to accept each other's sessions")
     shared = {"share_ports": "true"}
     for name in _LISTENERS:
         if address := getattr(settings, name):

@@ -13,6 +13,7 @@ from libs.errors import StoreUnavailable
 from libs.ownership.model import BUCKETS, Store
 from libs.pb.baton.record.v1 import record_pb2
 from libs.tasks import Loop
+from services.router.core.bucket_runs import BucketState
 from services.router.core.phase import Phase
 from services.router.flows.moving.mover import LEASE_NAME, LEASE_SECONDS, WORKERS, Mover
 from services.router.flows.moving.transfer import Transfer
@@ -65,6 +66,22 @@ async def test_some_groups_are_under_way_at_once_and_no_more_than_that(system: S
     mover = mover_of(system, transfer)
     await mover.run_once(Loop("mover", mover.run_once))
     assert (mover.buckets_at_b, transfer.most) == (BUCKETS, WORKERS)
+
+
+async def test_the_states_of_buckets_follow_a_move_and_a_store_that_stops(system: System) -> None:
+    mover = mover_of(system, Transfer(system.stores))
+    assert (mover.states, mover.states_age_seconds) == ((), None)
+    await mover.run_once(Loop("mover", mover.run_once))
+    assert set(mover.states) == {BucketState(Store.B, Store.B, arrived=True)}
+    await system.stop(Store.B)
+    with pytest.raises(Away):
+        await mover.run_once(Loop("mover", mover.run_once))
+    assert {state.owner for state in mover.states} == {Store.B}, "A does not claim what B owned"
+    await system.start(Store.B)
+    await system.stop(Store.A)
+    with pytest.raises(Away):
+        await mover.run_once(Loop("mover", mover.run_once))
+    assert {state.owner for state in mover.states} == {Store.B}, "B answers for its own"
 
 
 async def test_a_group_that_fails_ends_the_pass_with_its_error_and_leaves_nothing_running(system: System) -> None:

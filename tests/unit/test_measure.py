@@ -14,6 +14,7 @@ from services.router.core.measure import (
     ERROR_MINUTES,
     LEAST_A_MINUTE,
     MINUTES,
+    PERIODS,
     SECONDS,
     Counts,
     Meter,
@@ -167,3 +168,14 @@ def test_latencies_are_kept_for_some_minutes() -> None:
     assert recent.counts(1e6) == {}
     recent.add(0.2, 1e6)
     assert recent.counts(1e6 + 59) == {bucket_of_seconds(0.2): 1}
+
+
+def test_calls_are_counted_by_operation_and_in_periods_for_people() -> None:
+    meter = Meter()
+    for now in (0.0, 1.0, 12.0, 12.5):
+        meter.add(A, "get" if now < 12 else "list", True, 0.01, now == 1.0, now)
+    assert meter.operations(A, 13.0, 60) == {"get": 2, "list": 2}
+    assert meter.operations(A, 13.0, 5) == {"list": 2}
+    assert meter.periods(13.0) == ((Counts(2, 1), Counts()),), "the second period is not over"
+    assert meter.periods(20.0) == ((Counts(2), Counts()), (Counts(2, 1), Counts()))
+    assert len(meter.periods(1e6)) == PERIODS

@@ -97,6 +97,7 @@ class Router:
         self.control = _control(settings, control_api, operators, connections)
         self.internal = _internal(settings, proxy, patience, connections)
         self.http = _http(settings, connections, proxy, self.public, control_api, self.control, identity)
+        self.console = _console(settings, control_api, self.control, clock, connections.tls.private)
         self.xds = xds_server(flows, xds, identity) if xds is not None else None
         measure_refusals(connections.meter, self._refused())
         self.loops = [*flows.loops, Loop("mover", mover.run_once), *identity.loops, *operators.identity.loops]
@@ -104,8 +105,9 @@ class Router:
     def __str__(self) -> str:
         http = f" http={self.http.address}" if self.http is not None else ""
         internal = f" internal={self.internal.address}" if self.internal is not None else ""
+        console = f" console={self.console.address}" if self.console is not None else ""
         xds = f" xds={self.xds.address}" if self.xds is not None else ""
-        return f"public={self.public.address} control={self.control.address}{internal}{http}{xds}"
+        return f"public={self.public.address} control={self.control.address}{internal}{http}{console}{xds}"
 
     def _refused(self) -> dict[str, Mapping[str, int]]:
         """Refused calls by listener."""
@@ -117,6 +119,8 @@ class Router:
             refused["internal"] = self.internal.gate.refused
         if self.http is not None:
             refused["http"] = self.http.hosts.refused
+        if self.console is not None:
+            refused["console"] = self.console.hosts.refused
         if self.xds is not None:
             refused["xds"] = self.xds.gate.refused
         return refused
@@ -129,6 +133,8 @@ class Router:
         if self.http is not None:
             await self.http.start()
             await self.http.set_serving(True)
+        if self.console is not None:
+            await self.console.start()
         if self.xds is not None:
             await self.xds.start()
 
@@ -136,7 +142,7 @@ class Router:
         """Ask clients to disconnect, and answer every call that still arrives, within the timeout."""
         clock = asyncio.get_running_loop().time
         end = clock() + timeout_seconds
-        listeners = [one for one in (self.public, self.internal, self.http) if one is not None]
+        listeners = [one for one in (self.public, self.internal, self.http, self.console) if one is not None]
         await asyncio.gather(*(listener.drain(timeout_seconds / 2) for listener in listeners))
         await self.writes.drain(max(end - clock(), 0.1))
         await self.control.drain(0.2)
@@ -247,6 +253,17 @@ def _control(settings: RouterSettings, api: TypedService, operators: Operators, 
         served=connections.served,
     )
     return Server(config, [api])
+
+
+def _console(
+    settings: RouterSettings, control_api: TypedService, control: Server, clock: Clock, tls: TlsFiles | None
+) -> HttpListener | None:
+    if not settings.console:
+        return None
+    # As for HTTP below.
+    from services.router.features.console import console_listener
+
+    return console_listener(settings, control_api, control, clock, tls)
 
 
 def _http(
