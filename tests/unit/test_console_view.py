@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -21,9 +23,9 @@ SESSION = Session("ann", "the-form-value")
 ALL = pb.Setting(generation=7, phase=pb.PHASE_DUAL_WRITE, canary_permille=100)
 
 
-def status(setting: pb.Setting = ALL, **fields: object) -> pb.GetStatusResponse:
+def status(setting: pb.Setting = ALL, **fields: Any) -> pb.GetStatusResponse:
     both = [pb.StoreStatus(store=one, reachable=True, serving=True, backend="sqlite") for one in (A, B)]
-    return pb.GetStatusResponse(**{"setting": setting, "stores": both, "buckets": 1024, **fields})
+    return pb.GetStatusResponse(setting=setting, stores=both, buckets=1024, **fields)
 
 
 def shown(found: pb.GetStatusResponse, answers: Answers | None = None, who: Principal = ANONYMOUS) -> dict[str, str]:
