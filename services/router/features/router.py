@@ -97,7 +97,7 @@ class Router:
         self.control = _control(settings, control_api, operators, connections)
         self.internal = _internal(settings, proxy, patience, connections)
         self.http = _http(settings, connections, proxy, self.public, control_api, self.control, identity)
-        self.console = _console(settings, control_api, self.control, clock, connections.tls.private)
+        self.console = _console(settings, control_api, self.control, clock)
         self.xds = xds_server(flows, xds, identity) if xds is not None else None
         measure_refusals(connections.meter, self._refused())
         self.loops = [*flows.loops, Loop("mover", mover.run_once), *identity.loops, *operators.identity.loops]
@@ -255,15 +255,13 @@ def _control(settings: RouterSettings, api: TypedService, operators: Operators, 
     return Server(config, [api])
 
 
-def _console(
-    settings: RouterSettings, control_api: TypedService, control: Server, clock: Clock, tls: TlsFiles | None
-) -> HttpListener | None:
+def _console(settings: RouterSettings, control_api: TypedService, control: Server, clock: Clock) -> HttpListener | None:
     if not settings.console:
         return None
     # As for HTTP below.
     from services.router.features.console import console_listener
 
-    return console_listener(settings, control_api, control, clock, tls)
+    return console_listener(settings, control_api, control, clock)
 
 
 def _http(

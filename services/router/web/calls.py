@@ -88,7 +88,10 @@ class Caller:
         # A context of its own: the gate sets the principal of the running call there.
         async def answer() -> bytes:
             async with asyncio.timeout(CALL_SECONDS):
-                return await self._gate.answer(self._service.methods[method], method, None, cast("Context", call))
+                found: bytes = await self._gate.answer(
+                    self._service.methods[method], method, None, cast("Context", call)
+                )
+                return found
 
         try:
             data = await asyncio.create_task(answer())
@@ -107,7 +110,7 @@ class Caller:
 
         call.writer = write
         try:
-            await self._gate.stream(self._service.streams[method], None, cast("Context", call))
+            await self._gate.stream(self._service.streams[method], method, None, cast("Context", call))
         except Ended as error:
             raise failed(error) from None
 
