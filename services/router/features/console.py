@@ -11,7 +11,6 @@ from libs.http.listener import HttpConfig, HttpListener
 from libs.identity.opening import NONE
 from libs.rpc.auth import read_token
 from libs.rpc.server import CannotListen, Server, TypedService, raw_service
-from libs.tls.files import TlsFiles
 from libs.tls.hosts import is_loopback
 from services.router.features.operators import SHARED, kind_of
 from services.router.settings import RouterSettings
@@ -22,10 +21,8 @@ from services.router.web.session import Seal
 SETTING = "console"
 
 
-def console_listener(
-    settings: RouterSettings, api: TypedService, control: Server, clock: Clock, tls: TlsFiles | None
-) -> HttpListener:
-    """`control`: the listener of `api`, whose authentication and limits hold here too. Raises CannotListen,
+def console_listener(settings: RouterSettings, api: TypedService, control: Server, clock: Clock) -> HttpListener:
+    """`control`: the listener of `api`, whose authentication, limits and TLS hold here too. Raises CannotListen,
     TokenUnfit."""
     kind = kind_of(settings)
     if kind in ("", NONE) and not is_loopback(settings.console):
@@ -37,7 +34,7 @@ def console_listener(
     secret = read_token(settings.console_secret_file) if settings.console_secret_file else b""
     page = Console(ControlApi(raw_service(api), control.gate), access, Seal(secret), clock, lambda: listener.draining)
     config = HttpConfig(
-        settings.console, SETTING, tls=tls, host_share=control.gate.caller_share, share_port=control.share_port
+        settings.console, SETTING, tls=control.tls, host_share=control.gate.caller_share, share_port=control.share_port
     )
     listener = HttpListener(config, page.app())
     return listener
