@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -36,6 +38,21 @@ class Explored:
 
 def explore(model: Model[S]) -> Explored:
     """Every state that can be reached, breadth first; ends at the first state that breaks a property."""
+    with _no_collection():
+        return _explore(model)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """All states live until the end, without cycles: collecting them takes a quarter of the time, for nothing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _explore(model: Model[S]) -> Explored:
     came_from: dict[S, tuple[S, str] | None] = {model.start: None}
     queue = deque([model.start])
     while queue:
