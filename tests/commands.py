@@ -22,6 +22,15 @@ from services.router.cli.options import Exit
 
 ACTOR = "ann@host"
 LONGEST_SECONDS = 120.0
+_ON_DEMAND = (
+    "pydantic.types",
+    "rich.progress",
+    "services.router.cli.client",
+    "services.router.cli.show",
+    "services.router.cli.views",
+    "typer._adapters",
+)
+"""Modules that most commands import when they run."""
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -44,7 +53,7 @@ class Result(NamedTuple):
 def start() -> None:
     """Start the process that others are forked from. It happens before the first test, so that it inherits no
     leftovers."""
-    _context.set_forkserver_preload(["pytest", __name__])
+    _context.set_forkserver_preload(["pytest", __name__, *_ON_DEMAND])
     forkserver.ensure_running()
 
 
