@@ -7,15 +7,19 @@ itself, of commands and of the demo start real programs.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from typing import IO
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
 
 from libs.proving.servers import process
 from libs.proving.servers.locate import PROJECT_ROOT
@@ -39,7 +43,7 @@ def server_pid() -> int | None:
     return _SERVER.pid
 
 
-class _Fork:
+class Fork:
     """A started service: the part of `subprocess.Popen` that `Started` names."""
 
     def __init__(self, name: str, status: int) -> None:
@@ -77,6 +81,71 @@ class _Fork:
         os.close(self._status)
 
 
+class _Pipe(asyncio.StreamReaderProtocol):
+    """The reading end of a pipe."""
+
+    def __init__(self) -> None:
+        self.stream = asyncio.StreamReader()
+        self.at_end = asyncio.Event()
+        super().__init__(self.stream)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.at_end.set()
+
+    @classmethod
+    async def open(cls) -> tuple[_Pipe, IO[bytes]]:
+        """The reading end, and the writing end."""
+        reading, writing = os.pipe()
+        _, pipe = await asyncio.get_running_loop().connect_read_pipe(cls, os.fdopen(reading, "rb"))
+        return pipe, os.fdopen(writing, "wb")
+
+
+class Piped:
+    """A started service with its output in pipes: the part of `asyncio.subprocess.Process` that the tests need."""
+
+    def __init__(self, fork: Fork, out: _Pipe, err: _Pipe) -> None:
+        self._fork = fork
+        self._pipes = out, err
+        self.stdout, self.stderr = out.stream, err.stream
+
+    @property
+    def pid(self) -> int:
+        return self._fork.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._fork.poll()
+
+    async def wait(self) -> int:
+        code = await asyncio.to_thread(self._fork.wait)
+        for pipe in self._pipes:
+            await pipe.at_end.wait()
+        return code
+
+    async def communicate(self) -> tuple[bytes, bytes]:
+        """All output, once the service has ended."""
+        output = await asyncio.gather(self.stdout.read(), self.stderr.read())
+        await self.wait()
+        return output[0], output[1]
+
+    def send_signal(self, sig: int) -> None:
+        self._fork.send_signal(sig)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Output(NamedTuple):
+    """Descriptors that a service writes to."""
+
+    stdout: int
+    stderr: int
+
+
 class _Server:
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -87,19 +156,21 @@ class _Server:
     def pid(self) -> int | None:
         return None if self._popen is None else self._popen.pid
 
-    def fork(self, command: Command, module: str, log: IO[bytes]) -> _Fork:
+    def fork(
+        self, module: str, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, output: Output
+    ) -> Fork:
         request = {
             "module": module,
-            "arguments": [str(part) for part in command.argv[4:]],
-            "environment": dict(os.environ if command.env is None else command.env),
-            "folder": str(command.cwd or os.getcwd()),
+            "arguments": list(arguments),
+            "environment": dict(environment),
+            "folder": str(folder),
         }
         status, writing = os.pipe2(os.O_CLOEXEC)
         try:
-            socket.send_fds(self._started(), [json.dumps(request).encode()], [log.fileno(), writing])
+            socket.send_fds(self._started(), [json.dumps(request).encode()], [*output, writing])
         finally:
             os.close(writing)
-        return _Fork(command.name, status)
+        return Fork(module, status)
 
     def stop(self) -> None:
         if self._popen is not None and self._requests is not None:
@@ -125,8 +196,21 @@ class _Server:
 _SERVER = _Server()
 
 
+async def start(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Piped:
+    """Start a service in the project's folder, as `asyncio.create_subprocess_exec` does with pipes."""
+    (stdout, out), (stderr, err) = await _Pipe.open(), await _Pipe.open()
+    with out, err:
+        fork = await asyncio.to_thread(
+            _SERVER.fork, module, arguments, environment, PROJECT_ROOT, Output(out.fileno(), err.fileno())
+        )
+    return Piped(fork, stdout, stderr)
+
+
 def launch(command: Command, log: IO[bytes]) -> Started:
     match [str(part) for part in command.argv]:
         case [sys.executable, "-u", "-m", module, *_] if module.startswith("services.") and command.account is None:
-            return _SERVER.fork(command, module, log)
+            environment = os.environ if command.env is None else command.env
+            arguments = [str(part) for part in command.argv[4:]]
+            output = Output(log.fileno(), log.fileno())
+            return _SERVER.fork(module, arguments, environment, command.cwd or Path.cwd(), output)
     return execute(command, log)

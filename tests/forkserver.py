@@ -67,20 +67,21 @@ def main() -> None:
             os.read(woken, 4096)
             _report_ends(running)
         if requests.fileno() in ready:
-            message, descriptors, _, _ = socket.recv_fds(requests, MOST_BYTES, 2)
+            message, descriptors, _, _ = socket.recv_fds(requests, MOST_BYTES, 3)
             if not message:
                 return
-            log, status = descriptors
+            out, err, status = descriptors
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for one in (requests.detach(), woken, wake, status, *running.values()):
                     os.close(one)
-                _run(json.loads(message), log)
+                _run(json.loads(message), out, err)
                 return
             os.write(status, NUMBER.pack(pid))
-            os.close(log)
+            os.close(out)
+            os.close(err)
             running[pid] = status
 
 
@@ -95,14 +96,15 @@ def _report_ends(running: dict[int, int]) -> None:
             os.close(status)
 
 
-def _run(request: Mapping[str, Any], log: int) -> None:
+def _run(request: Mapping[str, Any], out: int, err: int) -> None:
     """Be the service, from its first line on."""
     os.setsid()
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.close(out)
+    os.close(err)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])

@@ -6,22 +6,20 @@ import asyncio
 import os
 import re
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceStub
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.rpc.channel import Channel, open_channel
+from tests import forks
 
 if TYPE_CHECKING:
     from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceAsyncStub
     from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceAsyncStub
 
-ROOT = Path(__file__).parents[2]
 READY = re.compile(r"ready public=(\S+) internal=(\S+)\n")
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
@@ -31,7 +29,7 @@ STOP_SECONDS = 60.0
 class Service:
     """A process that has said that it is ready."""
 
-    process: asyncio.subprocess.Process
+    process: forks.Piped
     public: Channel
     internal: Channel
 
@@ -59,17 +57,8 @@ def environment(program: str, settings: Mapping[str, object]) -> dict[str, str]:
     return own | {f"{program}_{name}".upper(): str(value) for name, value in given.items()}
 
 
-async def spawn(program: str, settings: Mapping[str, object], *arguments: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        f"services.{program}",
-        *arguments,
-        cwd=ROOT,
-        env=environment(program, settings),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+async def spawn(program: str, settings: Mapping[str, object], *arguments: str) -> forks.Piped:
+    return await forks.start(f"services.{program}", arguments, environment(program, settings))
 
 
 async def run_to_end(program: str, settings: Mapping[str, object], *arguments: str) -> tuple[int, str]:
@@ -79,12 +68,9 @@ async def run_to_end(program: str, settings: Mapping[str, object], *arguments: s
         async with asyncio.timeout(START_SECONDS):
             _, errors = await process.communicate()
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode is None:
-        raise AssertionError("a process that was waited for has no exit code")
-    return process.returncode, errors.decode()
+        process.kill()
+        code = await process.wait()
+    return code, errors.decode()
 
 
 @asynccontextmanager
@@ -93,8 +79,6 @@ async def running(program: str, **settings: object) -> AsyncIterator[Service]:
     process = await spawn(program, settings)
     reading: asyncio.Task[bytes] | None = None
     try:
-        if process.stdout is None or process.stderr is None:
-            raise AssertionError("the process was not given pipes")
         reading = asyncio.create_task(process.stderr.read())
         async with asyncio.timeout(START_SECONDS):
             line = (await process.stdout.readline()).decode()

@@ -23,6 +23,7 @@ from baton_client import CallError, Tls, connect_async
 from baton_client.messages import CreateSandboxRequest, GetSandboxRequest, Sandbox, SandboxSpec
 from libs.proving.servers.ports import free_port
 from libs.rpc import health
+from tests import forks
 from tests.certificates import Authority, Pair, replace
 from tests.waiting import eventually
 
@@ -37,12 +38,10 @@ PARTS = ("a", "b", "router")
 class Process:
     """A process that is ready, and what it logs."""
 
-    running: asyncio.subprocess.Process
+    running: forks.Piped
     lines: list[str] = field(default_factory=list)
 
     async def read(self) -> None:
-        if self.running.stderr is None:
-            raise AssertionError("the process was not given a pipe")
         async for line in self.running.stderr:
             self.lines.append(line.decode())
 
@@ -50,12 +49,10 @@ class Process:
         return any(text in line for line in self.lines)
 
 
-async def spawn(program: str, settings: Mapping[str, object], *arguments: str) -> asyncio.subprocess.Process:
+async def spawn(program: str, settings: Mapping[str, object], *arguments: str) -> forks.Piped:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(tuple(PREFIXES.values()))}
     own = {f"{PREFIXES[program]}{name}".upper(): str(value) for name, value in settings.items()}
-    pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-m", f"services.{program}", *arguments]
-    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=kept | own, stdout=pipe, stderr=pipe)
+    return await forks.start(f"services.{program}", arguments, kept | own)
 
 
 @asynccontextmanager
@@ -63,8 +60,6 @@ async def running(program: str, settings: Mapping[str, object]) -> AsyncIterator
     found = Process(await spawn(program, settings))
     reading = asyncio.create_task(found.read())
     try:
-        if found.running.stdout is None:
-            raise AssertionError("the process was not given a pipe")
         async with asyncio.timeout(BOUND_SECONDS):
             line = await found.running.stdout.readline()
         assert line.startswith(b"ready "), (line, found.lines)
