@@ -208,7 +208,8 @@ def test_a_token_is_one_of_ours_or_refused(token: str) -> None:
         assert read_resume_token(make_resume_token(position, HASH), HASH, "resume_token") == position
 
 
-@given(st.sampled_from(list(Store)), texts)
+# No position begins with the mark.
+@given(st.sampled_from(list(Store)), texts.filter(lambda at: not at.startswith("~")))
 def test_a_resume_token_names_its_position(store: Store, at: str) -> None:
     position = WatchPosition(store, at)
     assert read_resume_token(make_resume_token(position, HASH), HASH, "resume_token") == position
