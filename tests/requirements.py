@@ -687,7 +687,29 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "deprecate.certificate": Requirement(
-        "A final report shows by digests, ledger and gates that every record has arrived"
+        "A final report shows by digests, ledger and gates that every record has arrived",
+        _in(
+            "unit/test_ending.py",
+            "a_certificate_is_complete_only_if_nothing_is_open",
+            "equal_certificates_are_equal_bytes",
+            "a_seal_is_of_one_document_and_one_key",
+            "a_page_shows_names_as_text_and_holds_its_json",
+            "a_history_has_phases_overrides_rollbacks_and_interventions_each_once",
+            "the_totals_keep_the_counts_of_routers_that_have_ended_or_started_again",
+            "a_chronicle_outlives_its_router_its_jobs_and_its_clients",
+            "each_step_waits_for_those_before_it",
+            "a_backup_is_read_back_from_its_file",
+            "an_export_that_ends_early_leaves_no_file",
+        )
+        + _in(
+            "unit/test_write_ledger.py",
+            "two_answers_to_one_request_with_different_revisions_are_one_effect_too_many",
+        )
+        + _in(
+            "integration/test_ending_cli.py",
+            "a_migration_ends_with_a_certificate_a_backup_and_without_a",
+        )
+        + _in(_DEMO, "a_demo_ends_with_a_signed_certificate_that_names_its_window"),
     ),
     "api.openapi": Requirement(
         "The contract as OpenAPI 3.1, made from the descriptors, served by all three",

@@ -61,6 +61,11 @@ class Codes:
         return f"<Codes {self._topic} {self._known!r}>"
 
     @property
+    def ring(self) -> KeyRing:
+        """The ring in use."""
+        return self._ring()
+
+    @property
     def key_ids(self) -> tuple[str, ...]:
         """The id of the key that signs, then those of the other keys."""
         ring = self._ring()

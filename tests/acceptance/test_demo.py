@@ -20,7 +20,7 @@ from libs.proving.trial import world
 from libs.proving.trial.evidence import Evidence
 from libs.proving.trial.verdict import judge
 from services.router.cli.demo.report import ZERO, DemoReport, Facts
-from services.router.cli.demo.script import MARKED_BY_THE_RUN, ON_PURPOSE
+from services.router.cli.demo.script import MARKED_BY_THE_RUN, OLD_CLIENT_SECONDS, ON_PURPOSE
 from tests.waiting import eventually
 
 BATON = [
@@ -54,6 +54,7 @@ KEYS = {
     "overrides",
     "stack",
     "verdict",
+    "certificate",
 }
 SWITCH_KEYS = {"from", "to", "seconds", "records", "slowest_request_ms", "errors"}
 
@@ -134,6 +135,20 @@ def test_a_demo_loses_nothing_and_says_so(finished: Finished) -> None:
     assert finished.report["linearizable"] is True
     assert finished.report["digests_equal"] is True
     assert finished.report["acknowledged_writes"] > 100
+
+
+def test_a_demo_ends_with_a_signed_certificate_that_names_its_window(finished: Finished, under_way: UnderWay) -> None:
+    found = finished.report["certificate"]
+    certificate = found["certificate"]
+    assert (certificate["complete"], certificate["open"]) == (True, [])
+    assert certificate["clients"]["window_seconds"] == OLD_CLIENT_SECONDS
+    assert "window without a direct call: 5 s" in finished.told
+    assert found["key"] and len(found["code"]) == 64
+    digests = certificate["stores"]["digests"]
+    assert digests["A"] == digests["B"]
+    assert certificate["history"]["rollbacks"]["total"] == 2
+    page = under_way.directory / "build" / "demo" / "certificate.html"
+    assert found["digest"] in page.read_text()
 
 
 def test_no_stranger_was_let_in(finished: Finished) -> None:

@@ -271,6 +271,7 @@ async def running_system(
 
         def evidence(current: Setting) -> Evidence:
             seen = observer.evidence(current, the_mover.buckets_at_b, None)
+            seen = replace(seen, deep_seconds_ago=0.0, deep_left=0, backup_seconds_ago=0.0)
             return replace(seen, clients_watched_seconds=LONG_SECONDS, under_way=())
 
         migration = Migration(control, setting, evidence, clock)

@@ -159,6 +159,16 @@ CASES = [
     ("no-active-clients", Evidence(client_idle_seconds=1.0), FAIL),
     ("no-active-clients", Evidence(clients_watched_seconds=28 * DAY - 1), INCONCLUSIVE),
     ("no-active-clients", NOTHING_KNOWN, INCONCLUSIVE),
+    ("ledger", Evidence(ledger=LedgerCounts(400, 300, doubled=1)), FAIL),
+    ("deep-comparison", Evidence(deep_seconds_ago=7 * DAY, deep_left=0), PASS),
+    ("deep-comparison", Evidence(deep_seconds_ago=7 * DAY + 1, deep_left=0), FAIL),
+    ("deep-comparison", Evidence(deep_seconds_ago=1.0, deep_left=1), FAIL),
+    ("deep-comparison", Evidence(deep_seconds_ago=-6.0, deep_left=0), INCONCLUSIVE),
+    ("deep-comparison", NOTHING_KNOWN, INCONCLUSIVE),
+    ("cold-backup", Evidence(backup_seconds_ago=7 * DAY), PASS),
+    ("cold-backup", Evidence(backup_seconds_ago=7 * DAY + 1), FAIL),
+    ("cold-backup", Evidence(backup_seconds_ago=-6.0), INCONCLUSIVE),
+    ("cold-backup", NOTHING_KNOWN, INCONCLUSIVE),
 ]
 
 
@@ -206,6 +216,9 @@ def test_the_worst_verdict_counts_fail_before_inconclusive() -> None:
         ({"client_idle_seconds": 1.0}, ["no-active-clients"]),
         ({"under_way": ("a job",)}, ["nothing-under-way"]),
         ({"under_way": None}, ["nothing-under-way"]),
+        ({"deep_left": 1}, ["deep-comparison"]),
+        ({"deep_seconds_ago": None}, ["deep-comparison"]),
+        ({"backup_seconds_ago": None}, ["cold-backup"]),
     ],
 )
 def test_no_reason_passes_the_gates_that_keep_a_needed_store(changed: dict[str, Any], fixed: list[str]) -> None:
@@ -216,6 +229,9 @@ def test_no_reason_passes_the_gates_that_keep_a_needed_store(changed: dict[str, 
         clients_watched_seconds=30 * DAY,
         under_way=(),
         lag_seconds=0.0,
+        deep_seconds_ago=1.0,
+        deep_left=0,
+        backup_seconds_ago=1.0,
     )
     results = check(list(GATES), replace(done, **changed))
     assert [result.name for result in not_overridable(results)] == fixed

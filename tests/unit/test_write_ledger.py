@@ -111,6 +111,17 @@ def test_of_one_record_the_newest_write_is_kept_in_whatever_order_answers_come()
     assert ledger.counts == LedgerCounts(sampled=4, superseded=3, waiting=1)
 
 
+@pytest.mark.parametrize(("seconds", "doubled"), [(0.0, 1), (599.0, 1), (600.0, 0)])
+def test_two_answers_to_one_request_with_different_revisions_are_one_effect_too_many(
+    seconds: float, doubled: int
+) -> None:
+    ledger = Ledger(LIMITS)
+    again = replace(write(7), request_id=write(5).request_id, time_seconds=write(5).time_seconds + seconds)
+    for one in (write(5), write(5), again):
+        ledger.note(one, 0.0)
+    assert ledger.counts.doubled == doubled
+
+
 def test_a_later_write_of_a_record_that_was_found_is_looked_at_like_any_other() -> None:
     ledger = Ledger(LIMITS)
     ledger.note(write(5), 0.0)

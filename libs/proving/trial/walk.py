@@ -16,6 +16,7 @@ import grpc
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
+from libs.pb.baton.control.v1.ending_pb2 import GetCertificateRequest, GetCertificateResponse
 from libs.pb.baton.control.v1.events_pb2 import DropParkedRequest
 from libs.proving.trial.errors import TrialFailed
 from libs.rpc.auth import operator_metadata
@@ -308,6 +309,19 @@ class Walk:
 
         await self._until(ended, lambda: f"{job.id} finishes; it says {job.waits or job.note!r}")
         return job
+
+    async def certificate(self) -> GetCertificateResponse:
+        """Compare all rows of both stores, and wait until the certificate of the migration is complete."""
+        await self.job("reconcile", {"repair": "yes", "deep": "yes"})
+        found = GetCertificateResponse()
+
+        async def complete() -> bool:
+            nonlocal found
+            found = await self._ask("GetCertificate", GetCertificateRequest())
+            return bool(found.complete)
+
+        await self._until(complete, lambda: f"nothing is open; open: {[(one.name, one.text) for one in found.open]}")
+        return found
 
     async def settled(self) -> pb.GetStatusResponse:
         """Wait until every bucket is at its target."""

@@ -19,6 +19,7 @@ from services.router.cli import (
     approvals,
     audit,
     bench,
+    certificate,
     changes,
     chaos,
     clients,
@@ -38,6 +39,7 @@ from services.router.cli import (
     recover,
     rehearse,
     replay,
+    retire,
     shadow,
 )
 from services.router.cli.options import CommandFailed, Exit, Output, fail
@@ -62,6 +64,8 @@ MODULES = (
     shadow,
     clients,
     ledger,
+    certificate,
+    retire,
     mcp,
     bench,
     chaos,

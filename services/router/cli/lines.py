@@ -22,7 +22,8 @@ def job_line(view: View) -> str:
 
 def counts_line(view: View) -> str:
     left = ", ".join(f"{view[name]} {name}" for name in ("superseded", "dropped", "waiting") if view[name])
-    return f"{view['lost']} of {view['checked']} acknowledged writes lost" + (f"; {left}" if left else "")
+    lost = f"{view['lost']} of {view['checked']} acknowledged writes lost, {view['doubled']} done twice"
+    return f"{lost}; {left}" if left else lost
 
 
 def clients_lines(clients: Sequence[View]) -> str:

@@ -58,6 +58,8 @@ def reconcile(
       differences: the first 100: key kind newer repaired
         A B: version owner content written_beside_baton, or null
       named: of --corrupt: CORRUPT, or why it was not repaired
+      deep: with --deep, true; digests: of both stores; changing: buckets
+        that changed at each look
     Exits with 1 if differences are left.
     """
     if corrupt and not repair:

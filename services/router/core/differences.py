@@ -179,6 +179,12 @@ class Findings:
     """Records that cannot be copied unchanged."""
     why: str = ""
     """Reason why the first of them cannot be copied."""
+    deep: bool = False
+    """The digests were computed from the rows."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Of a deep comparison: XOR of the digests of each store's rows, by store, as 32 hexadecimal digits."""
+    changing: int = 0
+    """Of a deep comparison: buckets that changed at each look, so that their digests differ although no record does."""
 
     @property
     def different(self) -> int:
@@ -221,6 +227,9 @@ class Findings:
             "named": self.named,
             "left_out": self.left_out,
             "why": self.why,
+            "deep": self.deep,
+            "digests": self.digests,
+            "changing": self.changing,
         }
         return json.dumps(value, ensure_ascii=False)
 
@@ -239,6 +248,9 @@ class Findings:
             value.get("named", ""),
             value.get("left_out", 0),
             value.get("why", ""),
+            value.get("deep", False),
+            value.get("digests", {}),
+            value.get("changing", 0),
         )
 
 

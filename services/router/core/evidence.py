@@ -65,5 +65,11 @@ class Evidence:
     """The caller of the last direct call."""
     clocks_apart_seconds: float = 0.0
     """The largest difference between this router's clock, the stores' clocks, and times in the log."""
+    deep_seconds_ago: float | None = None
+    """Seconds since the last deep comparison ended, below 0 if dated in the future; None: there was none."""
+    deep_left: int | None = None
+    """Differences that it left."""
+    backup_seconds_ago: float | None = None
+    """Seconds since a cold backup of A was verified, below 0 if dated in the future; None: there is none."""
     under_way: tuple[str, ...] | None = None
     """Open jobs, moves, recoveries and conflicts."""

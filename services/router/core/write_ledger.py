@@ -18,6 +18,7 @@ from hashlib import blake2b
 from itertools import chain, islice, takewhile
 from typing import NamedTuple
 
+from libs.ownership.limits import RETRY_WINDOW_SECONDS
 from libs.ownership.model import Store, Version
 
 KEPT_FINDINGS = 100
@@ -99,6 +100,8 @@ class LedgerCounts(NamedTuple):
     """Dropped unchecked, for lack of room or time."""
     waiting: int = 0
     lost: int = 0
+    doubled: int = 0
+    """Requests that took effect twice: two answers to one request name different revisions."""
 
     def plus(self, other: LedgerCounts) -> LedgerCounts:
         return LedgerCounts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
@@ -122,6 +125,12 @@ def loss_of(write: Acknowledged, rows: Sequence[StoreRow]) -> Loss | None:
         return Loss.OLDER if newest.write_revision < write.revision else None
     comparable = write.schema_version in (0, newest.schema_version)
     return Loss.CHANGED if comparable and newest.content != write.content else None
+
+
+def _is_doubled(one: Acknowledged, other: Acknowledged) -> bool:
+    """Whether a request took effect twice although its retry came in time."""
+    in_time = abs(one.time_seconds - other.time_seconds) < RETRY_WINDOW_SECONDS
+    return one.request_id == other.request_id and one.revision != other.revision and in_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +171,8 @@ class Ledger:
         """Record that a client got its answer."""
         self._add(sampled=1)
         kept = self._new.get(write.key) or self._known.get(write.key)
+        if kept is not None and _is_doubled(kept.write, write):
+            self._add(doubled=1)
         if kept is not None and kept.write.revision >= write.revision:
             # Answers overtake each other: the kept write covers this one too.
             self._add(superseded=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.router.features import copying, log, recovery, signals, steering
+from services.router.features import copying, ending, log, recovery, signals, steering
 from services.router.features.shared import Feature, SharedFlows
 
 FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
@@ -30,6 +30,7 @@ FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
     recovery.conflicts,
     recovery.records,
     recovery.recover,
+    ending.ending,
     log.adopted_logs,
     log.events,
     log.heartbeat,

@@ -24,7 +24,7 @@ def backfill(flows: SharedFlows) -> Feature:
 def reconcile(flows: SharedFlows) -> Feature:
     connections = flows.connections
     schedule = ReconcileSchedule(flows.jobs, flows.settings.reconcile_seconds, flows.clock)
-    kind = Reconcile(connections.stores, flows.transfer, connections.event_log, flows.clock)
+    kind = Reconcile(connections.stores, flows.transfer, connections.event_log, flows.clock, connections.control_store)
     return Feature(kinds=[kind], loops=[schedule.loop], evidence=schedule.evidence)
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from services.router.cli.demo.run import DemoPlan
 
 REPORT = Path("build") / "demo" / "report.json"
+CERTIFICATE = Path("build") / "demo" / "certificate.html"
 WORK = Path("build") / "demo" / "work"
 INTERRUPTED = 130
 
@@ -42,7 +43,8 @@ def demo(
     \b
     Starts A with a copy of an old database, B and a router, and stops them.
     With --secure, strangers try to get in all the time, and must not.
-    Writes build/demo/report.json. Exits with 1 if a write was lost or done
+    Writes build/demo/report.json and, at its end, build/demo/certificate.html.
+    Exits with 1 if a write was lost or done
     twice, a read was stale, records differ, or a step failed; then it keeps
     the evidence.
     """
@@ -68,6 +70,7 @@ def _run(plan: DemoPlan) -> int:
 
     report = asyncio.run(run_demo(plan))
     report.write(REPORT)
+    report.write_certificate(CERTIFICATE)
     if plan.json:
         show.print_json(report.as_dict())
     else:

@@ -15,6 +15,7 @@ from libs.proving.trial.load import Load
 from libs.proving.trial.stats import Stats
 from libs.proving.trial.verdict import Result
 from libs.proving.trial.walk import Move
+from services.router.cli.certificate_page import page
 from services.router.cli.demo.screen import table_of_rows
 from services.router.cli.demo.script import Kill, Rollback
 
@@ -50,6 +51,8 @@ class Facts:
     handoffs: int = 0
     strangers: int | None = None
     """Calls of strangers, each of which was refused; None in a demo that is not secure."""
+    certificate: dict[str, Any] | None = None
+    """With its seal."""
     failure: str = ""
     evidence: str = ""
     """The directory of histories, exports and logs; "" if it was removed."""
@@ -125,12 +128,18 @@ class DemoReport:
             ],
             "gates_blocked": facts.blocked,
             "overrides": list(facts.overrides),
+            "certificate": facts.certificate,
             "evidence": facts.evidence,
         }
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def write_certificate(self, path: Path) -> None:
+        """Write the certificate as a page, if there is one."""
+        if self.facts.certificate is not None:
+            path.write_text(page(self.facts.certificate), encoding="utf-8")
 
     def show(self, console: Console, path: Path) -> None:
         """Print the report as text. A count that is absent was not checked."""

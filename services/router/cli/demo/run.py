@@ -29,6 +29,8 @@ from libs.proving.trial.verdict import Result, judge
 from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
 from libs.tls.making import OWNER_ONLY, write
+from services.router.cli.certificate import envelope
+from services.router.cli.certificate_text import View, sections
 from services.router.cli.demo.glance import Meter
 from services.router.cli.demo.report import DemoReport, Facts
 from services.router.cli.demo.screen import Screen
@@ -51,6 +53,8 @@ SIZE = Size(
     ),
 )
 QUIET_SECONDS = 30.0
+CERTIFIED = ("Open", "Stores", "Ledger", "Old clients", "Left over")
+"""Parts of the certificate that the demo prints."""
 HTTP_SHARE = 3
 """One of this many clients calls by HTTP (REST or MCP)."""
 RETRY_SECONDS = 3.0
@@ -90,6 +94,8 @@ class _Run:
     overrides: Sequence[str] = ()
     handoffs: int = 0
     result: Result | None = None
+    certificate: View | None = None
+    """With its seal."""
     failure: str = ""
 
     def report(self) -> DemoReport:
@@ -105,6 +111,7 @@ class _Run:
             blocked=self.story.blocked if self.story is not None else "",
             handoffs=self.handoffs,
             strangers=None if self.strangers is None else self.strangers.refused.total(),
+            certificate=self.certificate,
             failure=self.failure,
             evidence=str(self.plan.directory) if kept else "",
         )
@@ -168,6 +175,7 @@ async def _in_world(run: _Run, world: World) -> None:
             async with beside(*tries), load.running(), beside(run.screen.follow(walk, Meter(load))):
                 await run.story.play()
             await _judge(run, world, readers, before)
+            await _certify(run)
             if strangers is not None:
                 strangers.check()
             if run.plan.hold:
@@ -215,3 +223,12 @@ async def _judge(run: _Run, world: World, readers: Sequence[Reader], before: Seq
         evidence = await gather(run.load.calls(), readers, log, before, codes)
     await asyncio.to_thread(evidence.save, run.load.directory)
     run.result = await asyncio.to_thread(judge, evidence)
+
+
+async def _certify(run: _Run) -> None:
+    assert run.walk is not None
+    run.screen.begin_step("all rows of both stores are compared, and the migration is certified: baton certificate")
+    run.certificate = envelope(await run.walk.certificate())
+    for heading, rows in sections(run.certificate["certificate"]):
+        if heading in CERTIFIED:
+            run.screen.tell("\n".join([f"  {heading}:", *(f"    {row}" for row in rows or ["none"])]))

@@ -32,12 +32,19 @@ DEAD_SECONDS = 1.5
 """Time until a killed B is started again."""
 MARKED_BY_THE_RUN = ("error-rate", "golden-metrics", "latency-parity")
 """Gates that may fail here: B was killed, and one machine runs all processes."""
+OLD_CLIENT_SECONDS = 5
+"""Window without a direct call to A, for the certificate. The default is 28 days."""
 LIMITS = {
+    "gate_client_days": OLD_CLIENT_SECONDS / 86_400,
     "gate_compared_reads": 100,
     "gate_error_calls": 200,
     "gate_error_percent": 60,
+    "gate_golden_calls": 100,
+    "gate_golden_error_percent": 60,
     "gate_latency_margin_percent": 400,
     "gate_ledger_writes": 50,
+    "gate_lock_milliseconds": 60_000,
+    "gate_write_delta_milliseconds": 60_000,
 }
 """Limits for a run of a minute in which B hangs and is killed: the samples suffice and take seconds."""
 EVIDENCE_SECONDS = 20.0

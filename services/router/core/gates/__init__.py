@@ -6,7 +6,7 @@ faults is at most p (the rule of three). The default numbers of samples follow f
 
 How to add a gate:
 
-1. In the file of its theme (`data`, `service`, `steps`), declare each threshold once:
+1. In the file of its theme (`data`, `service`, `steps`, `ending`), declare each threshold once:
    `DISK = percent("gate_disk_percent", 80, "Percent of B's disk that may be in use.")`.
    This alone makes the setting BATON_ROUTER_GATE_DISK_PERCENT and the limit that `baton gates` lists and sets.
 2. Below it, write the verdict: a function of `Evidence` and `Limits` that returns a `Finding` and reads `limits[DISK]`.
@@ -35,13 +35,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from services.router.core.evidence import Evidence
-from services.router.core.gates import data, service, steps
+from services.router.core.gates import data, ending, service, steps
 from services.router.core.gates.gate import Gate, GateResult, Verdict
 from services.router.core.thresholds import Limits, Threshold
 
 __all__ = ["GATES", "Evidence", "Gate", "GateResult", "Limits", "Verdict", "check", "not_overridable", "worst"]
 
-GATES: Mapping[str, Gate] = {gate.name: gate for gate in (*data.GATES, *service.GATES, *steps.GATES)}
+GATES: Mapping[str, Gate] = {gate.name: gate for gate in (*data.GATES, *service.GATES, *steps.GATES, *ending.GATES)}
 
 _DEFAULT = Limits()
 

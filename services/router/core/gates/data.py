@@ -130,12 +130,14 @@ LEDGER_WRITES = count("gate_ledger_writes", 300, "Checked acknowledged writes th
 
 
 def ledger(evidence: Evidence, limits: Limits) -> Finding:
-    """FAIL for one lost write, however few writes were checked."""
+    """FAIL for one write that is lost or done twice, however few writes were checked."""
     counts, least = evidence.ledger, limits[LEDGER_WRITES]
     if counts is None:
         return Finding(INCONCLUSIVE, "the routers' ledgers are unknown", 0, least)
     shown = f"{counts.lost} of {counts.checked} acknowledged writes are lost"
-    if counts.lost:
+    if counts.doubled:
+        shown = f"{shown}, {counts.doubled} requests took effect twice"
+    if counts.lost or counts.doubled:
         return Finding(FAIL, shown, counts.checked, least)
     if counts.checked < least:
         return Finding(INCONCLUSIVE, f"{shown}; {least} are needed", counts.checked, least)
@@ -255,7 +257,7 @@ GATES = (
     Gate(
         name="ledger",
         sentence="Every acknowledged write is in its store.",
-        requires="0 acknowledged writes lost, of at least $gate_ledger_writes",
+        requires="0 acknowledged writes lost or done twice, of at least $gate_ledger_writes",
         verdict=ledger,
         thresholds=(LEDGER_WRITES,),
         runbook="baton ledger lists each lost write; too few: wait for more writes",

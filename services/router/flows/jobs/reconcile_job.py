@@ -22,6 +22,7 @@ from libs.errors import InvalidField
 from libs.ownership.model import BUCKETS, Store, Version
 from libs.ownership.wire import version_to_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from services.router.control.port import RememberedValues
 from services.router.core.differences import (
     REPAIRED,
     Difference,
@@ -33,12 +34,14 @@ from services.router.core.differences import (
     is_believed,
     is_repaired,
 )
-from services.router.flows.jobs.bucket_comparison import BucketComparison
+from services.router.flows.jobs.bucket_comparison import BucketComparison, BucketPair
 from services.router.flows.jobs.kind import Position, Step
 from services.router.flows.moving.transfer import Transfer
 from services.router.flows.stores import Stores
 
 NAME = "reconcile"
+DEEP = "deep comparison"
+"""The name of the remembered value."""
 NAMES = {"repair": "yes or no", "deep": "yes or no", "corrupt": "the name of a record"}
 
 DOUBTS = 80
@@ -52,6 +55,13 @@ STEP_SECONDS = 0.25
 CALL_SECONDS = 5.0
 FEED_SECONDS = 0.1
 """Interval at which the feeds' positions are read."""
+
+
+SETTLING_LOOKS = 20
+"""Looks at buckets that change all the time, after which their digests are reported as they are."""
+
+Sums = tuple[int, ...]
+NO_SUMS: Sums = (0, 0)
 
 
 class Ends(Protocol):
@@ -76,6 +86,12 @@ class State:
     """Ends of the log, by partition, when it had all changes of the suspects; None while it does not."""
     believed: tuple[Difference, ...] = ()
     """Confirmed differences that are in the report and not yet repaired."""
+    sums: Sums = NO_SUMS
+    """Of a deep comparison: XOR of the digests of A's and of B's rows, without those of the buckets in `unsummed`."""
+    unsummed: tuple[int, ...] = ()
+    """Of a deep comparison: buckets whose digests differed at the last look."""
+    looks: int = 0
+    """Number of looks at them since all rows were compared."""
 
     def encode(self) -> bytes:
         value = {
@@ -85,6 +101,9 @@ class State:
             "doubts": [_packed(one) for one in self.doubts],
             "ends": None if self.ends is None else list(self.ends.items()),
             "believed": [_packed(one) for one in self.believed],
+            "sums": self.sums,
+            "unsummed": self.unsummed,
+            "looks": self.looks,
         }
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -100,6 +119,9 @@ class State:
             tuple(_unpacked(one) for one in value["doubts"]),
             None if value["ends"] is None else dict(value["ends"]),
             tuple(_unpacked(one) for one in value["believed"]),
+            tuple(value.get("sums", NO_SUMS)),
+            tuple(value.get("unsummed", ())),
+            value.get("looks", 0),
         )
 
 
@@ -136,7 +158,11 @@ class Reconcile:
     name = NAME
     unit = "buckets"
 
-    def __init__(self, stores: Stores, transfer: Transfer, log: Ends, clock: Clock) -> None:
+    def __init__(
+        self, stores: Stores, transfer: Transfer, log: Ends, clock: Clock, values: RememberedValues | None = None
+    ) -> None:
+        """`values`: keeps the result of the last deep comparison, longer than its job is kept."""
+        self._values = values
         self._stores = stores
         self._transfer = transfer
         self._comparing = BucketComparison(stores)
@@ -159,8 +185,12 @@ class Reconcile:
             return await self._look_again(state, findings, wanted)
         if state.differing:
             return await self._walk(state, findings, wanted, at.limit)
+        if wanted.deep and state.unsummed:
+            return await self._sum_up(state, findings)
         if wanted.corrupt and not findings.named:
             findings.named = "it does not differ" + ("" if wanted.deep else "; --deep also finds edits by hand")
+        if wanted.deep:
+            await self._keep(state, findings)
         return _step(state, findings, note=_summary(findings, wanted.corrupt), finished=True)
 
     async def _digest(self, state: State, findings: Findings, wanted: ReconcileOptions, limit: int) -> Step:
@@ -172,7 +202,34 @@ class Reconcile:
         findings.buckets_walked += len(differing)
         done = until - state.digested - len(differing)
         state = replace(state, digested=until, differing=(*state.differing, *differing))
+        if wanted.deep:
+            equal = [pair for pair in found if pair.is_equal]
+            state = replace(state, sums=added(state.sums, equal), unsummed=(*state.unsummed, *differing))
         return _step(state, findings, done, f"{len(state.differing)} buckets differ so far")
+
+    async def _sum_up(self, state: State, findings: Findings) -> Step:
+        """Read the digests of buckets again that differed, now that their rows are compared and repaired."""
+        some = state.unsummed[:DEEP_BUCKETS]
+        found = await self._comparing.digests(some, deep=True)
+        wrong = {pair.bucket for pair in found if not pair.is_equal}
+        if wrong and not findings.left and state.looks < SETTLING_LOOKS:
+            settled = [pair for pair in found if pair.bucket not in wrong]
+            left = tuple(bucket for bucket in state.unsummed if bucket in wrong or bucket not in some)
+            state = replace(state, sums=added(state.sums, settled), unsummed=left, looks=state.looks + 1)
+            return replace(_step(state, findings), waits="changes are in transit", wait_seconds=FEED_SECONDS)
+        if not findings.left:
+            findings.changing += len(wrong)
+        state = replace(state, sums=added(state.sums, found), unsummed=state.unsummed[len(some) :], looks=0)
+        return _step(state, findings, note="the digests of both stores are added up")
+
+    async def _keep(self, state: State, findings: Findings) -> None:
+        """Raises ControlUnavailable."""
+        findings.deep = True
+        findings.digests = {store.value: f"{total:032x}" for store, total in zip(Store, state.sums, strict=True)}
+        if self._values is not None:
+            kept = {"ended_seconds": round(self._clock.now()), **json.loads(findings.to_json())}
+            del kept["differences"]
+            await self._values.remember(DEEP, json.dumps(kept))
 
     async def _walk(self, state: State, findings: Findings, wanted: ReconcileOptions, limit: int) -> Step:
         """Compare rows until the step has enough suspects or its time is over."""
@@ -258,6 +315,15 @@ class Reconcile:
             if left:
                 behind.append(f"store {client.store} has {left} events of the log to read")
         return " and ".join(behind)
+
+
+def added(sums: Sums, pairs: Sequence[BucketPair]) -> Sums:
+    """The sums with the digests of these buckets."""
+    a, b = sums
+    for pair in pairs:
+        a ^= pair.a.content << 64 | pair.a.envelope
+        b ^= pair.b.content << 64 | pair.b.envelope
+    return a, b
 
 
 def _step(state: State, findings: Findings, done: int = 0, note: str = "", *, finished: bool = False) -> Step:

@@ -17,6 +17,7 @@ from services.router.core.write_ledger import LedgerCounts
 from services.router.flows.traffic import Answered, Totals
 
 NO_TOTALS = Totals()
+_LEDGER_COUNTS = 6
 MOST_CLIENTS = 50
 """Maximum number of clients in a report: the most recent callers."""
 
@@ -115,7 +116,9 @@ class Measured:
                 "shadow_run": self.shadow_run,
                 "shadow": self.shadow,
                 "answered": self.answered,
-                "ledger": self.ledger,
+                # An earlier release reads six counts, and no router's report when there are more.
+                "ledger": self.ledger[:_LEDGER_COUNTS],
+                "doubled": self.ledger.doubled,
                 "totals": self.totals,
                 "generation": self.generation,
                 "clients": self.clients,
@@ -136,7 +139,7 @@ class Measured:
                 shadow_run=fields["shadow_run"],
                 shadow=ShadowCounts(*fields["shadow"]),
                 answered=Answered(*fields["answered"]),
-                ledger=LedgerCounts(*fields.get("ledger", ())),
+                ledger=LedgerCounts(*fields.get("ledger", ()))._replace(doubled=fields.get("doubled", 0)),
                 totals=_totals(fields.get("totals", ())),
                 generation=fields.get("generation", 0),
                 clients=tuple(OldClient(*client) for client in fields.get("clients", ())),

@@ -3073,6 +3073,7 @@ class LedgerCounts(_message.Message):
     DROPPED_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     LOST_FIELD_NUMBER: _builtins.int
+    DOUBLED_FIELD_NUMBER: _builtins.int
     sampled: _builtins.int
     checked: _builtins.int
     """Writes that were checked, including the lost ones."""
@@ -3082,6 +3083,8 @@ class LedgerCounts(_message.Message):
     """Writes that were dropped unchecked because the ledger was full."""
     waiting: _builtins.int
     lost: _builtins.int
+    doubled: _builtins.int
+    """Requests that took effect twice: two answers to one request name different revisions."""
     def __init__(
         self,
         *,
@@ -3091,10 +3094,11 @@ class LedgerCounts(_message.Message):
         dropped: _builtins.int = ...,
         waiting: _builtins.int = ...,
         lost: _builtins.int = ...,
+        doubled: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "dropped", b"dropped", "lost", b"lost", "sampled", b"sampled", "superseded", b"superseded", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "doubled", b"doubled", "dropped", b"dropped", "lost", b"lost", "sampled", b"sampled", "superseded", b"superseded", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

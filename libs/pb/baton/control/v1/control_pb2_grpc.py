@@ -6,6 +6,7 @@ import warnings
 from libs.pb.baton.control.v1 import approvals_pb2 as baton_dot_control_dot_v1_dot_approvals__pb2
 from libs.pb.baton.control.v1 import conflicts_pb2 as baton_dot_control_dot_v1_dot_conflicts__pb2
 from libs.pb.baton.control.v1 import control_pb2 as baton_dot_control_dot_v1_dot_control__pb2
+from libs.pb.baton.control.v1 import ending_pb2 as baton_dot_control_dot_v1_dot_ending__pb2
 from libs.pb.baton.control.v1 import events_pb2 as baton_dot_control_dot_v1_dot_events__pb2
 from libs.pb.baton.control.v1 import records_pb2 as baton_dot_control_dot_v1_dot_records__pb2
 
@@ -242,6 +243,31 @@ class ControlServiceStub:
                 '/baton.control.v1.ControlService/WithdrawCall',
                 request_serializer=baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallResponse.FromString,
+                _registered_method=True)
+        self.GetCertificate = channel.unary_unary(
+                '/baton.control.v1.ControlService/GetCertificate',
+                request_serializer=baton_dot_control_dot_v1_dot_ending__pb2.GetCertificateRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_ending__pb2.GetCertificateResponse.FromString,
+                _registered_method=True)
+        self.VerifyCertificate = channel.unary_unary(
+                '/baton.control.v1.ControlService/VerifyCertificate',
+                request_serializer=baton_dot_control_dot_v1_dot_ending__pb2.VerifyCertificateRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_ending__pb2.VerifyCertificateResponse.FromString,
+                _registered_method=True)
+        self.GetRetirement = channel.unary_unary(
+                '/baton.control.v1.ControlService/GetRetirement',
+                request_serializer=baton_dot_control_dot_v1_dot_ending__pb2.GetRetirementRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_ending__pb2.GetRetirementResponse.FromString,
+                _registered_method=True)
+        self.ExportStore = channel.unary_stream(
+                '/baton.control.v1.ControlService/ExportStore',
+                request_serializer=baton_dot_control_dot_v1_dot_ending__pb2.ExportStoreRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_ending__pb2.ExportStoreResponse.FromString,
+                _registered_method=True)
+        self.RecordBackup = channel.unary_unary(
+                '/baton.control.v1.ControlService/RecordBackup',
+                request_serializer=baton_dot_control_dot_v1_dot_ending__pb2.RecordBackupRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_ending__pb2.RecordBackupResponse.FromString,
                 _registered_method=True)
         self.GetVitals = channel.unary_unary(
                 '/baton.control.v1.ControlService/GetVitals',
@@ -548,6 +574,43 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCertificate(self, request, context):
+        """Returns the certificate of the migration, as of now. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyCertificate(self, request, context):
+        """Checks the signature of a certificate with this router's keys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRetirement(self, request, context):
+        """Returns the steps that take A away, in order, and those that are done. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportStore(self, request, context):
+        """Streams all records of A, with their secrets, for a backup. Fails with FAILED_PRECONDITION, CERTIFICATE_OPEN while
+        the certificate is not complete.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordBackup(self, request, context):
+        """Records that a backup was written and read back. The journal keeps it. Fails with FAILED_PRECONDITION,
+        BACKUP_DIFFERS if it is not the last export.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetVitals(self, request, context):
         """Returns the resources that this process uses: tasks, memory, descriptors.
         """
@@ -762,6 +825,31 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.WithdrawCall,
                     request_deserializer=baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallResponse.SerializeToString,
+            ),
+            'GetCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCertificate,
+                    request_deserializer=baton_dot_control_dot_v1_dot_ending__pb2.GetCertificateRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_ending__pb2.GetCertificateResponse.SerializeToString,
+            ),
+            'VerifyCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyCertificate,
+                    request_deserializer=baton_dot_control_dot_v1_dot_ending__pb2.VerifyCertificateRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_ending__pb2.VerifyCertificateResponse.SerializeToString,
+            ),
+            'GetRetirement': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRetirement,
+                    request_deserializer=baton_dot_control_dot_v1_dot_ending__pb2.GetRetirementRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_ending__pb2.GetRetirementResponse.SerializeToString,
+            ),
+            'ExportStore': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportStore,
+                    request_deserializer=baton_dot_control_dot_v1_dot_ending__pb2.ExportStoreRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_ending__pb2.ExportStoreResponse.SerializeToString,
+            ),
+            'RecordBackup': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordBackup,
+                    request_deserializer=baton_dot_control_dot_v1_dot_ending__pb2.RecordBackupRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_ending__pb2.RecordBackupResponse.SerializeToString,
             ),
             'GetVitals': grpc.unary_unary_rpc_method_handler(
                     servicer.GetVitals,
@@ -1876,6 +1964,141 @@ class ControlService:
             '/baton.control.v1.ControlService/WithdrawCall',
             baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_approvals__pb2.WithdrawCallResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/GetCertificate',
+            baton_dot_control_dot_v1_dot_ending__pb2.GetCertificateRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_ending__pb2.GetCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/VerifyCertificate',
+            baton_dot_control_dot_v1_dot_ending__pb2.VerifyCertificateRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_ending__pb2.VerifyCertificateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRetirement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/GetRetirement',
+            baton_dot_control_dot_v1_dot_ending__pb2.GetRetirementRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_ending__pb2.GetRetirementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ExportStore',
+            baton_dot_control_dot_v1_dot_ending__pb2.ExportStoreRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_ending__pb2.ExportStoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/RecordBackup',
+            baton_dot_control_dot_v1_dot_ending__pb2.RecordBackupRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_ending__pb2.RecordBackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ The operator's API of a router, served on a listener of its own."""
 from libs.pb.baton.control.v1 import approvals_pb2 as _approvals_pb2
 from libs.pb.baton.control.v1 import conflicts_pb2 as _conflicts_pb2
 from libs.pb.baton.control.v1 import control_pb2 as _control_pb2
+from libs.pb.baton.control.v1 import ending_pb2 as _ending_pb2
 from libs.pb.baton.control.v1 import events_pb2 as _events_pb2
 from libs.pb.baton.control.v1 import records_pb2 as _records_pb2
 from collections import abc as _abc
@@ -134,6 +135,20 @@ class ControlServiceStub:
     """Ends the wait of a call that another admin was to approve; it does not run. Fails with PERMISSION_DENIED,
     ROLE_MISSING if the caller is neither an admin nor the caller of that call.
     """
+    GetCertificate: _grpc.UnaryUnaryMultiCallable[_ending_pb2.GetCertificateRequest, _ending_pb2.GetCertificateResponse]
+    """Returns the certificate of the migration, as of now. Changes nothing."""
+    VerifyCertificate: _grpc.UnaryUnaryMultiCallable[_ending_pb2.VerifyCertificateRequest, _ending_pb2.VerifyCertificateResponse]
+    """Checks the signature of a certificate with this router's keys."""
+    GetRetirement: _grpc.UnaryUnaryMultiCallable[_ending_pb2.GetRetirementRequest, _ending_pb2.GetRetirementResponse]
+    """Returns the steps that take A away, in order, and those that are done. Changes nothing."""
+    ExportStore: _grpc.UnaryStreamMultiCallable[_ending_pb2.ExportStoreRequest, _ending_pb2.ExportStoreResponse]
+    """Streams all records of A, with their secrets, for a backup. Fails with FAILED_PRECONDITION, CERTIFICATE_OPEN while
+    the certificate is not complete.
+    """
+    RecordBackup: _grpc.UnaryUnaryMultiCallable[_ending_pb2.RecordBackupRequest, _ending_pb2.RecordBackupResponse]
+    """Records that a backup was written and read back. The journal keeps it. Fails with FAILED_PRECONDITION,
+    BACKUP_DIFFERS if it is not the last export.
+    """
     GetVitals: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]
     """Returns the resources that this process uses: tasks, memory, descriptors."""
 
@@ -238,6 +253,20 @@ class ControlServiceAsyncStub(ControlServiceStub):
     WithdrawCall: _aio.UnaryUnaryMultiCallable[_approvals_pb2.WithdrawCallRequest, _approvals_pb2.WithdrawCallResponse]  # type: ignore[assignment]
     """Ends the wait of a call that another admin was to approve; it does not run. Fails with PERMISSION_DENIED,
     ROLE_MISSING if the caller is neither an admin nor the caller of that call.
+    """
+    GetCertificate: _aio.UnaryUnaryMultiCallable[_ending_pb2.GetCertificateRequest, _ending_pb2.GetCertificateResponse]  # type: ignore[assignment]
+    """Returns the certificate of the migration, as of now. Changes nothing."""
+    VerifyCertificate: _aio.UnaryUnaryMultiCallable[_ending_pb2.VerifyCertificateRequest, _ending_pb2.VerifyCertificateResponse]  # type: ignore[assignment]
+    """Checks the signature of a certificate with this router's keys."""
+    GetRetirement: _aio.UnaryUnaryMultiCallable[_ending_pb2.GetRetirementRequest, _ending_pb2.GetRetirementResponse]  # type: ignore[assignment]
+    """Returns the steps that take A away, in order, and those that are done. Changes nothing."""
+    ExportStore: _aio.UnaryStreamMultiCallable[_ending_pb2.ExportStoreRequest, _ending_pb2.ExportStoreResponse]  # type: ignore[assignment]
+    """Streams all records of A, with their secrets, for a backup. Fails with FAILED_PRECONDITION, CERTIFICATE_OPEN while
+    the certificate is not complete.
+    """
+    RecordBackup: _aio.UnaryUnaryMultiCallable[_ending_pb2.RecordBackupRequest, _ending_pb2.RecordBackupResponse]  # type: ignore[assignment]
+    """Records that a backup was written and read back. The journal keeps it. Fails with FAILED_PRECONDITION,
+    BACKUP_DIFFERS if it is not the last export.
     """
     GetVitals: _aio.UnaryUnaryMultiCallable[_control_pb2.GetVitalsRequest, _control_pb2.GetVitalsResponse]  # type: ignore[assignment]
     """Returns the resources that this process uses: tasks, memory, descriptors."""
@@ -586,6 +615,50 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_approvals_pb2.WithdrawCallResponse, _abc.Awaitable[_approvals_pb2.WithdrawCallResponse]]:
         """Ends the wait of a call that another admin was to approve; it does not run. Fails with PERMISSION_DENIED,
         ROLE_MISSING if the caller is neither an admin nor the caller of that call.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCertificate(
+        self,
+        request: _ending_pb2.GetCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ending_pb2.GetCertificateResponse, _abc.Awaitable[_ending_pb2.GetCertificateResponse]]:
+        """Returns the certificate of the migration, as of now. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def VerifyCertificate(
+        self,
+        request: _ending_pb2.VerifyCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ending_pb2.VerifyCertificateResponse, _abc.Awaitable[_ending_pb2.VerifyCertificateResponse]]:
+        """Checks the signature of a certificate with this router's keys."""
+
+    @_abc_1.abstractmethod
+    def GetRetirement(
+        self,
+        request: _ending_pb2.GetRetirementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ending_pb2.GetRetirementResponse, _abc.Awaitable[_ending_pb2.GetRetirementResponse]]:
+        """Returns the steps that take A away, in order, and those that are done. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def ExportStore(
+        self,
+        request: _ending_pb2.ExportStoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ending_pb2.ExportStoreResponse], _abc.AsyncIterator[_ending_pb2.ExportStoreResponse]]:
+        """Streams all records of A, with their secrets, for a backup. Fails with FAILED_PRECONDITION, CERTIFICATE_OPEN while
+        the certificate is not complete.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordBackup(
+        self,
+        request: _ending_pb2.RecordBackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ending_pb2.RecordBackupResponse, _abc.Awaitable[_ending_pb2.RecordBackupResponse]]:
+        """Records that a backup was written and read back. The journal keeps it. Fails with FAILED_PRECONDITION,
+        BACKUP_DIFFERS if it is not the last export.
         """
 
     @_abc_1.abstractmethod
