@@ -18,6 +18,9 @@ class Sum(NamedTuple):
     def plus(self, records: int, content: int, envelope: int) -> Sum:
         return Sum(self.records + records, self.digest ^ (content << 64 | envelope))
 
+    def with_sum(self, other: Sum) -> Sum:
+        return Sum(self.records + other.records, self.digest ^ other.digest)
+
     @property
     def text(self) -> str:
         return f"{self.digest:032x}"

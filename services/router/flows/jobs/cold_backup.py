@@ -54,7 +54,7 @@ class Export:
             for page in pages:
                 found = with_records(found, page)
             if found == digest:
-                self.total = self.total.plus(found.records, found.digest >> 64, found.digest & (1 << 64) - 1)
+                self.total = self.total.with_sum(digest)
                 return pages
             await asyncio.sleep(PAUSE_SECONDS)
             digest = (await self._digests([bucket])).get(bucket, Sum())
