@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,9 +25,11 @@ from libs.identity.settings import IdentitySettings
 from libs.pb.baton.telemetry.v1 import telemetry_pb2
 from libs.rpc.callers import SHARE, CallerLimits
 from libs.rpc.limits import REQUEST_BYTES, raise_open_files
+from libs.rpc.signals import Signals
 from libs.settings import USAGE_EXIT_CODE, WrongSetting
 from libs.telemetry.instruments import observe_one
-from libs.telemetry.metrics import Metrics, open_metrics
+from libs.telemetry.metrics import open_metrics
+from libs.telemetry.tracing import open_tracing
 from libs.tls.process import Tls, TlsPaths, open_tls
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,15 @@ def check_address(value: str) -> str:
 def check_optional_address(value: str) -> str:
     """As `check_address`, or "" for no address. Raises ValueError."""
     return check_address(value) if value else value
+
+
+def check_endpoint(value: str) -> str:
+    """An http or https URL of host and port only, or "". Raises ValueError."""
+    scheme, _, address = value.partition("://")
+    if value and scheme not in ("http", "https"):
+        raise ValueError("give http://host:port or https://host:port")
+    check_optional_address(address)
+    return value
 
 
 def check_optional_addresses(value: str) -> str:
@@ -156,10 +168,20 @@ class ProcessSettings(IdentitySettings):
     """Name that the certificates of the other processes have, if it is not the host of their address. Required for
     several addresses in one setting. Empty: the host."""
 
+    otlp_endpoint: Annotated[str, AfterValidator(check_endpoint)] = ""
+    """Receiver of traces by OTLP over gRPC: http://host:4317 or https://host:4317. Empty: no traces."""
+    otlp_ca: Path | None = None
+    """PEM file with the CA of an https receiver. Empty: the CAs of the system."""
+    trace_percent: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Share of the traces that begin at this process and are recorded. A caller that records its own trace decides for
+    all processes behind it."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe log lines that are written, to stderr."""
     log_format: Literal["text", "json"] = "text"
     """Form of a log line."""
+    log_calls_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """Share of the calls served that get a log line, with method, status and duration."""
 
     @property
     def caller_limits(self) -> CallerLimits:
@@ -204,15 +226,19 @@ class ProcessSettings(IdentitySettings):
 
 
 @asynccontextmanager
-async def open_basis(settings: ProcessSettings) -> AsyncIterator[tuple[Tls, Metrics]]:
-    """The certificates of the process and its metrics. Raises TlsUnfit, CannotExport."""
+async def open_basis(settings: ProcessSettings) -> AsyncIterator[tuple[Tls, Signals]]:
+    """The certificates of the process and its signals. Raises TlsUnfit, CannotExport."""
     program = settings.model_config.get("env_prefix", "").rstrip("_").lower()
+    instance = f"{socket.gethostname()}:{os.getpid()}"
     async with (
         open_tls(settings.tls_paths) as tls,
         open_metrics(settings.metrics, tls.metrics_context(), program) as metrics,
+        open_tracing(
+            settings.otlp_endpoint, settings.trace_percent / 100, program, instance, settings.otlp_ca
+        ) as spans,
     ):
         measure_tls(metrics.meter, tls)
-        yield tls, metrics
+        yield tls, Signals(metrics, spans, settings.log_calls_percent / 100)
 
 
 def measure_tls(meter: Meter, tls: Tls) -> None:

@@ -1325,7 +1325,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "operate.page": Requirement("One live page shows and controls the migration, tested in a real browser"),
     "operate.telemetry": Requirement(
         "Metrics, traces and logs by OpenTelemetry's conventions through router, stores, log and apply",
-        _in("integration/test_signals.py", "processes_export_what_the_table_of_metrics_says_and_nothing_else")
+        _in("integration/test_signals.py", "real_processes_show_their_metrics_their_traces_and_their_logs")
         + _in("unit/test_docs.py", "every_instrument_is_made_from_the_table_of_metrics")
         + _in(
             "unit/test_signals.py",
@@ -1334,6 +1334,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_call_that_fails_is_counted_under_the_status_that_its_caller_gets",
             "a_job_is_idle_from_its_last_advance_on",
             "the_fullest_limit_of_an_outbox_counts",
+            "a_trace_context_that_is_not_valid_is_ignored",
+            "a_valid_trace_context_is_kept_as_it_is",
+            "a_call_is_a_span_of_its_callers_trace_and_the_parent_of_the_calls_it_makes",
+            "changes_are_spans_only_if_the_trace_of_their_write_is_recorded",
+            "a_log_line_of_a_traced_call_names_the_trace",
+            "an_error_names_the_trace_that_its_caller_gave",
+            "a_share_of_the_calls_gets_a_log_line",
         ),
     ),
     "operate.alerts": Requirement("Dashboards, alert rules and runbooks from code, each alert with its runbook"),

@@ -21,7 +21,7 @@ from libs.backend.admission import marks_of
 from libs.backend.arrivals import Arrivals, fence_if_seized, why_unconfirmed
 from libs.backend.evidence import read_terms
 from libs.clock import Clock
-from libs.eventlog.cloudevents import HeadersInvalid, read_headers
+from libs.eventlog.cloudevents import HeadersInvalid, read_headers, traceparent_of
 from libs.eventlog.headers import pack
 from libs.eventlog.identity import LogReplaced, check_log, mark_of
 from libs.eventlog.port import Event, EventLog, LogReader, OffsetGone, Stored
@@ -30,6 +30,7 @@ from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event
 from libs.rpc.errors import cut
 from libs.store.port import FeedStep, Parked, Position, StorePorts
 from libs.tasks import Loop
+from libs.telemetry.tracing import Span, Spans, ending
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +90,11 @@ class ApplyLoop:
         clock: Clock,
         arrivals: Arrivals,
         is_admitted: Callable[[], bool] = lambda: True,
+        spans: Spans | None = None,
     ) -> None:
-        """`is_admitted`: whether this process was admitted, or found its store fenced."""
+        """`is_admitted`: whether this process was admitted, or found its store fenced. `spans`: None if changes are not
+        traced."""
+        self._spans = spans
         self.loop = Loop("feed", self._run)
         self.last_event_age_seconds = 0.0
         """Age of the oldest event of the last batch when it was read; 0 if idle."""
@@ -185,7 +189,8 @@ class ApplyLoop:
             await self._park_unconfirmed(batch)
             for bulk in batch.bulk:
                 self._wait_for(bulk, (await self._ports.transfers.take(bulk)).missing)
-            await self._ports.transfers.apply(batch.records, batch.step())
+            with ending(self._begin_spans(batch)):
+                await self._ports.transfers.apply(batch.records, batch.step())
             await self._take_waiting()
             for position in batch.positions.values():
                 positions[position.partition] = position.after
@@ -277,6 +282,22 @@ class ApplyLoop:
         batch.arrived.append((stored, record))
         age = self._saw(batch, record.made_seconds)
         batch.oldest_seconds = max(age, batch.oldest_seconds or 0.0)
+
+    def _begin_spans(self, batch: _Batch) -> list[Span | None]:
+        """Spans of the records that are applied, as far as their writes were traced."""
+        if self._spans is None:
+            return []
+        spans: list[Span | None] = []
+        for stored, record in batch.arrived:
+            if traceparent := traceparent_of(stored.event.headers):
+                attributes: dict[str, str | int] = {
+                    "messaging.destination.name": self._topic,
+                    "messaging.destination.partition.id": str(stored.partition),
+                    "messaging.kafka.offset": stored.offset,
+                    "baton.record": record.row.key,
+                }
+                spans.append(self._spans.consumer(f"process {self._topic}", traceparent, attributes))
+        return spans
 
     def _sort_bulk(self, batch: _Batch, bulk: BulkRelease) -> None:
         if bulk.origin is self._ports.store:

@@ -21,6 +21,7 @@ from libs.rpc.channel import Channel
 from libs.rpc.errors import Context, add_trailers, never_sent, own_metadata, pass_on, reason_of
 from libs.rpc.forwarded import pair_of
 from libs.rpc.hops import next_hop
+from libs.telemetry import trace_context
 
 _NOT_FROM_CLIENTS = frozenset(
     {
@@ -111,6 +112,9 @@ class Passing:
         found: Sequence[tuple[str, Any]] = own_metadata(context.invocation_metadata())
         added: tuple[tuple[str, str | bytes], ...] = (*extra, next_hop(context.invocation_metadata()))
         kept_out = _NOT_FROM_CLIENTS | {name for name, _ in extra}
+        if traceparent := trace_context.current.get():
+            added += ((metadata.TRACEPARENT, traceparent),)
+            kept_out |= {metadata.TRACEPARENT}
         if self._internal:
             added += (*self._token, pair_of(current_principal()))
             kept_out |= {AUTHORIZATION}

@@ -49,9 +49,9 @@ from libs.rpc.limits import INTERNAL_REQUEST_BYTES, REQUEST_BYTES
 from libs.rpc.metadata import LOGGED
 from libs.rpc.refusals import measure_refusals
 from libs.rpc.server import RawService, Server, ServerConfig, TypedService
+from libs.rpc.signals import Signals
 from libs.store.port import StorePorts
 from libs.tasks import Background
-from libs.telemetry.metrics import Metrics
 from libs.telemetry.vitals import Gauges
 from libs.tls.files import TlsFiles
 from libs.tls.process import ClientTls
@@ -146,9 +146,9 @@ async def open_backend(
     token = _read_token(settings)
     keys = open_key_ring(settings.event_keys, clock) if settings.event_keys else None
     async with AsyncExitStack() as stack:
-        tls, metrics = await stack.enter_async_context(open_basis(settings))
+        tls, signals = await stack.enter_async_context(open_basis(settings))
         ports = await stack.enter_async_context(backend.open_store())
-        locks = MeasuredLocks(await stack.enter_async_context(backend.open_locks()), clock, metrics.meter)
+        locks = MeasuredLocks(await stack.enter_async_context(backend.open_locks()), clock, signals.metrics.meter)
         server_id = await backend.server_id() if backend.server_id is not None else ""
         event_log = LazyEventLog(settings.log_address)
         stack.push_async_callback(event_log.close)
@@ -159,12 +159,12 @@ async def open_backend(
         ask_other = await stack.enter_async_context(other)
         auth = EventAuth(settings.event_auth, log_name(settings.event_log), ports.feed, keys)
         arrivals = Arrivals(ports, backend.operations.check_row, ask_other, auth)
-        feed = ApplyLoop(ports, event_log.get, clock, arrivals, lambda: serving.admitted)
+        feed = ApplyLoop(ports, event_log.get, clock, arrivals, lambda: serving.admitted, signals.spans)
         writes = Background(settings.writes, "writes")
         logged = LogWaits(ports.outbox, settings.log_wait_seconds, lambda: feed.replaced)
         direct = DirectCalls(clock)
-        measure_direct(metrics.meter, direct)
-        measure_store(metrics.meter, ports, serving, feed.behind_seconds)
+        measure_direct(signals.metrics.meter, direct)
+        measure_store(signals.metrics.meter, ports, serving, feed.behind_seconds)
         deps = Dependencies(
             serving,
             writes,
@@ -216,11 +216,11 @@ async def open_backend(
                 "token_file",
                 ForwardedPrincipal(),
                 tls=tls.private,
-                served=metrics.served,
+                signals=signals,
             ),
             [calls.internal(), replication.service(), recovery.service(), repair.service(), *audit],
         )
-        public, http = _public_doors(backend, settings, calls.public(passing), metrics, identity, tls.public, internal)
+        public, http = _public_doors(backend, settings, calls.public(passing), signals, identity, tls.public, internal)
         admission_loop.set_health = (
             internal.set_serving,
             public.set_serving,
@@ -279,7 +279,7 @@ def _public_doors(
     backend: Backend,
     settings: BackendSettings,
     contract: RawService,
-    metrics: Metrics,
+    signals: Signals,
     identity: Identity,
     tls: TlsFiles | None,
     internal: Server,
@@ -299,12 +299,12 @@ def _public_doors(
             authenticator=identity.authenticator,
             auth_setting=AUTH_SETTING,
             tls=tls,
-            served=metrics.served,
+            signals=signals,
         ),
         [contract],
     )
     refused: dict[str, Mapping[str, int]] = {"public": public.gate.refused, "internal": internal.gate.refused}
-    measure_refusals(metrics.meter, refused)
+    measure_refusals(signals.metrics.meter, refused)
     if not settings.http:
         return public, None
     # Only a process that serves HTTP loads it.
@@ -316,7 +316,7 @@ def _public_doors(
         backend.contract,
         contract,
         public,
-        metrics.meter,
+        signals.metrics.meter,
         default_schema=schema,
         identity=identity,
     )

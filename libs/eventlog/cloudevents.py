@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from libs.eventlog.port import EventLogError
+from libs.telemetry import trace_context
 
 CONTENT_TYPE: Final = "application/protobuf"
 SOURCE_PREFIX: Final = "/baton/"
@@ -61,7 +62,7 @@ class HeaderWriter:
             ("ce_time", _rfc3339(time)),
             _CONTENT_TYPE,
         )
-        return headers if traceparent is None else (*headers, ("traceparent", traceparent.encode()))
+        return headers if traceparent is None else (*headers, (trace_context.HEADER, traceparent.encode()))
 
 
 def read_headers(headers: Iterable[tuple[str, bytes]]) -> Attributes:
@@ -89,6 +90,12 @@ def read_headers(headers: Iterable[tuple[str, bytes]]) -> Attributes:
     return Attributes(
         key, term, revision, store, found["ce_type"], _read_time(found["ce_time"]), found.get("traceparent")
     )
+
+
+def traceparent_of(headers: Iterable[tuple[str, bytes]]) -> str:
+    """The trace context of an event; "" if it has no valid one."""
+    found = next((value for name, value in headers if name.lower() == trace_context.HEADER), b"")
+    return trace_context.checked(found.decode("ascii", "replace"))
 
 
 def _read_id(value: str, key: str) -> tuple[int, int]:

@@ -212,6 +212,7 @@ COMMENTS: dict[str, tuple[str, Any]] = {
     'baton.control.v1.LogEvent.key': ('Key of the message. Empty for heartbeats and other internal messages.', None),
     'baton.control.v1.LogEvent.record': ('The record without its payload and without the answers of its served requests. Absent if the event cannot be read.', None),
     'baton.control.v1.LogEvent.time': ("Time at which the log appended the event, by the log's clock.", None),
+    'baton.control.v1.LogEvent.trace_id': ('Trace of the write that made the event. Empty if it was not traced.', None),
     'baton.control.v1.LogEvent.trouble': ('Why there is no record. Empty for heartbeats and other internal messages.', None),
     'baton.control.v1.LogEvent.type': ('Type in the message\'s headers: "baton.record.v1". Empty if the headers cannot be read.', None),
     'baton.control.v1.LookUpEventsResponse.ranges': ('Ranges that a read would cover now.', None),

@@ -63,7 +63,7 @@ FIELDS: dict[str, str] = {
     'baton.control.v1.ListParkedResponse': 'events troubles',
     'baton.control.v1.ListPendingCallsRequest': '',
     'baton.control.v1.ListPendingCallsResponse': 'calls two_person',
-    'baton.control.v1.LogEvent': 'partition offset time key type bytes record trouble content code code_trouble',
+    'baton.control.v1.LogEvent': 'partition offset time key type bytes record trouble content code code_trouble trace_id',
     'baton.control.v1.LookUpEventsRequest': 'start name',
     'baton.control.v1.LookUpEventsResponse': 'ranges events',
     'baton.control.v1.LookUpEventsResponse.Range': 'partition start end',

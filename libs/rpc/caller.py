@@ -8,10 +8,10 @@ from uuid import NAMESPACE_URL, uuid5
 from libs.errors import InvalidField
 from libs.identity.principal import ANONYMOUS_SUBJECT, current_principal
 from libs.rpc import metadata
+from libs.telemetry import trace_context
 
 _MADE_IDS = uuid5(uuid5(NAMESPACE_URL, "baton:principals"), ANONYMOUS_SUBJECT)
 """Namespace of made ids. It has been that of anonymous callers from the start."""
-_TRACEPARENT_CHARACTERS = 55
 _MADE_ID_CHARACTERS = 63
 
 
@@ -40,6 +40,7 @@ class Caller(NamedTuple):
     logged: bool = False
     """Acknowledge a write only once its event is in the log."""
     traceparent: str = ""
+    """W3C trace context of the call: of the running span, else of the caller; "" if neither has a valid one."""
     schema_version: int = 0
     """Schema version of the call, read by the contract's own metadata. 0: the newest."""
 
@@ -60,10 +61,7 @@ def read_caller(
     """
     subject = current_principal().subject
     values = {name: value for name, value in found or () if name in _NAMES and isinstance(value, str)}
-    traceparent = values.get(metadata.TRACEPARENT, "")
-    if len(traceparent) > _TRACEPARENT_CHARACTERS or not traceparent.isascii():
-        # An unreadable trace is no reason to refuse a call.
-        traceparent = ""
+    traceparent = trace_context.current.get() or trace_context.checked(values.get(metadata.TRACEPARENT, ""))
     if not internal:
         return Caller(
             subject if serves_subjects else ANONYMOUS_SUBJECT,

@@ -16,7 +16,9 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from libs.errors import DOMAIN, BatonError, Overloaded, OwnerUnavailable
+from libs.rpc import metadata
 from libs.rpc.auth import TokenRefused
+from libs.telemetry import trace_context
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ async def abort(context: Context, error: BatonError) -> Never:
     if error.detail:
         _DETAILS.note(f"{error.reason}: {error}")
     status = status_of(error)
-    trailers = (*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString()))
+    trailers = (*(context.trailing_metadata() or ()), *trace_of(context), (DETAILS_KEY, status.SerializeToString()))
     await context.abort(code_of(error), status.message, trailers)
 
 
@@ -124,9 +126,20 @@ async def pass_on(context: Context, error: grpc.aio.AioRpcError, *, without: Col
         await abort(context, OwnerUnavailable())
     if not reason and foreign is not None:
         await abort(context, foreign(detail=f"{error.code().name}: {error.details()}"))
+    without = (*without, metadata.TRACE_ID)
     passed = (item for item in own_metadata(error.trailing_metadata()) if item[0] not in without)
-    trailers = (*(context.trailing_metadata() or ()), *passed)
+    trailers = (*(context.trailing_metadata() or ()), *trace_of(context), *passed)
     await context.abort(error.code(), error.details() or "", trailers)
+
+
+def trace_of(context: Context) -> Pairs:
+    """The trace of a call that fails, as trailing metadata: of the running span, else of the caller; nothing if the
+    call is not traced."""
+    found = trace_context.current.get()
+    if not found:
+        given = dict(context.invocation_metadata() or ()).get(metadata.TRACEPARENT)
+        found = trace_context.checked(given)
+    return ((metadata.TRACE_ID, trace_context.trace_id_of(found)),) if found else ()
 
 
 class _Details:

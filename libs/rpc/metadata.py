@@ -43,6 +43,8 @@ AGE_SECONDS = "baton-age-seconds"
 VERSION = "baton-version"
 """term-revision of the record: in a replica's answer, in a repeated answer (the version that the request made), and for
 callers with `EXPLAIN`."""
+TRACE_ID = "baton-trace-id"
+"""Trace of a call that failed, for the logs and traces of all processes. Sent if the call is traced."""
 STORE = "baton-store"
 """Store that answered: A or B. For a list, the stores of its pages: A,B."""
 REASON = "baton-reason"

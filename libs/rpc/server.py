@@ -26,9 +26,8 @@ from libs.rpc import goaway, reflection, standard
 from libs.rpc.errors import Context
 from libs.rpc.gate import Gate, Handler, ServerLimits, Stream
 from libs.rpc.limits import HARD_MESSAGE_BYTES, METADATA_BYTES, REQUEST_SLACK_BYTES, most_connections
-from libs.rpc.signals import ServedCalls
+from libs.rpc.signals import NO_SIGNALS, Signals
 from libs.rpc.tls import server_credentials
-from libs.telemetry.durations import Durations
 from libs.tls.files import TlsFiles
 from libs.tls.hosts import is_loopback
 
@@ -97,8 +96,7 @@ class ServerConfig:
     """Most connections; further ones are closed at once."""
     share_port: bool = False
     """Other processes may listen on the same address."""
-    served: Durations | None = None
-    """Where the calls of the listener are measured; None: nowhere."""
+    signals: Signals = NO_SIGNALS
 
     @property
     def connection_streams(self) -> int:
@@ -188,7 +186,7 @@ class Server:
     def __init__(self, config: ServerConfig, services: list[RawService | TypedService]) -> None:
         self._config = config
         raw = [raw_service(service) if isinstance(service, TypedService) else service for service in services]
-        calls = None if config.served is None else ServedCalls(config.served, config.setting, _full_names(raw))
+        calls = config.signals.served_by(config.setting, _full_names(raw), private=bool(config.token_setting))
         self.gate = self._gate = Gate(config.limits, config.token, config.authenticator, config.clock, calls)
         """Gate for calls of the same services that arrive by other doors."""
         self._health = standard.Health()

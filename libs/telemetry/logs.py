@@ -7,13 +7,15 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from libs.telemetry import trace_context
 from libs.text import hide_password, visible
 
 _LEVELS = ("debug", "info", "warning", "error")
 
 
 class TextLines(logging.Formatter):
-    """`time level logger message` in one line, followed by the lines of any stack trace."""
+    """`time level logger message` in one line, with `trace_id=...` in a traced call, followed by the lines of any
+    stack trace."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
@@ -21,7 +23,9 @@ class TextLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         # A caller's text must not begin a line of its own or steer the operator's terminal.
         record.message = visible(record.message, keep="")
-        return super().formatMessage(record)
+        line = super().formatMessage(record)
+        trace_id = trace_context.trace_id()
+        return f"{line} trace_id={trace_id}" if trace_id else line
 
     def format(self, record: logging.LogRecord) -> str:
         # A driver's words may quote the address that it was given.
@@ -32,7 +36,7 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """An object with time, level, logger, message and any stack trace."""
+    """An object with time, level, logger and message; `trace_id` in a traced call; `trace`: any stack trace."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -41,6 +45,8 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": hide_password(record.getMessage()),
         }
+        if trace_id := trace_context.trace_id():
+            line["trace_id"] = trace_id
         if record.exc_info:
             line["trace"] = hide_password(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)

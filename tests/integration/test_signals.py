@@ -1,28 +1,43 @@
-"""The metrics of real processes, compared with the table of metrics."""
+"""The metrics, traces and logs of real processes, with a real receiver of traces."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import grpc
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from libs.pb.baton.control.v1 import events_pb2
+from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.proving.trial.world import Size, World
+from libs.rpc import metadata
 from libs.rpc.channel import open_channel
 from libs.telemetry.table import EXPORTED, of_program
 from tests.system.store import new, refusal
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
+    from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceAsyncStub
     from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceAsyncStub
 
 pytestmark = pytest.mark.slow
@@ -31,13 +46,47 @@ BOUND_SECONDS = 60.0
 PROGRAMS = {"a": "simple_mcp", "b-1": "service_layer", "router-1": "baton_router"}
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 SERVICE = "sandbox.v1.SandboxService"
+TRACE, OTHER_TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "b" * 32, "00f067aa0ba902b7"
+CHAIN = (
+    ("baton_router", "SPAN_KIND_SERVER"),
+    ("baton_router", "SPAN_KIND_CLIENT"),
+    ("simple_mcp", "SPAN_KIND_SERVER"),
+    ("baton_router", "SPAN_KIND_PRODUCER"),
+    ("service_layer", "SPAN_KIND_CONSUMER"),
+)
+"""The spans of one write at A, each the parent of the next one."""
 
 
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    world = World.embedded(tmp_path, size=Size(http=True, metrics=True))
-    async with world.running():
-        yield world
+class Receiver(TraceServiceServicer):
+    """A receiver of traces by OTLP."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, Span]] = []
+        """With the program that sent each."""
+
+    async def Export(  # noqa: N802
+        self, request: ExportTraceServiceRequest, context: object
+    ) -> ExportTraceServiceResponse:
+        for sender in request.resource_spans:
+            resource = {one.key: one.value.string_value for one in sender.resource.attributes}
+            self.spans += [(resource["service.name"], span) for scope in sender.scope_spans for span in scope.spans]
+        return ExportTraceServiceResponse()
+
+    def of(self, trace_id: str) -> list[tuple[str, Span]]:
+        return [(program, span) for program, span in self.spans if span.trace_id.hex() == trace_id]
+
+
+@asynccontextmanager
+async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
+    """A receiver and its address."""
+    receiver, server = Receiver(), grpc.aio.server()
+    add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield receiver, f"http://127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
 
 
 async def page(address: str, accept: str = "") -> tuple[str, str]:
@@ -66,7 +115,8 @@ def value(found: Iterable[Family], name: str, **labels: str) -> float:
     return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
 
 
-async def test_processes_export_what_the_table_of_metrics_says_and_nothing_else(world: World) -> None:
+async def check_metrics(world: World) -> None:
+    """The processes export the rows of the table of metrics, and nothing else."""
     async with open_channel(world.routers[0]) as channel:
         client: SandboxServiceAsyncStub = SandboxServiceStub(channel.grpc)
         for number in range(3):
@@ -109,3 +159,67 @@ async def test_processes_export_what_the_table_of_metrics_says_and_nothing_else(
     kind, text = await page(world.nodes["router-1"].metrics, OPEN_METRICS)
     assert kind.startswith(OPEN_METRICS)
     assert list(openmetrics.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+
+
+async def check_traces(world: World, receiver: Receiver) -> None:
+    """One write through router, A, outbox, log and B is one trace, and each process names it."""
+    given = f"00-{TRACE}-{CALLER}-01"
+    request = new("traced", request_id=str(uuid4()))
+    async with open_channel(world.routers[0]) as channel:
+        client: SandboxServiceAsyncStub = SandboxServiceStub(channel.grpc)
+        made = await client.CreateSandbox(request, timeout=BOUND_SECONDS, metadata=(("traceparent", given),))
+        other = f"00-{OTHER_TRACE}-{CALLER}-00"
+        again = await client.CreateSandbox(request, timeout=BOUND_SECONDS, metadata=(("traceparent", other),))
+        assert again == made, "the trace is no part of the request"
+        wrong = await client.CreateSandbox(request, timeout=BOUND_SECONDS, metadata=(("traceparent", "00-x-y-01"),))
+        assert wrong == made
+        missing = pb.GetSandboxRequest(name="sandboxes/none")
+        error = await refusal(client.GetSandbox(missing, timeout=BOUND_SECONDS, metadata=(("traceparent", given),)))
+        assert dict(error.trailing_metadata() or ())[metadata.TRACE_ID] == TRACE
+
+    def whole() -> dict[tuple[str, str], Span]:
+        writes = [(program, span) for program, span in receiver.of(TRACE) if is_write(span)]
+        found = {(program, Span.SpanKind.Name(span.kind)): span for program, span in writes}
+        assert set(found) == set(CHAIN), sorted(found)
+        return found
+
+    found = await eventually(whole, BOUND_SECONDS)
+    parent = CALLER
+    for step in CHAIN:
+        assert found[step].parent_span_id.hex() == parent, step
+        parent = found[step].span_id.hex()
+    assert found[CHAIN[0]].name == f"{SERVICE}/CreateSandbox"
+    assert {span.trace_id.hex() for _, span in receiver.spans} == {TRACE}, "only the traces that a caller records"
+
+    lines = [json.loads(line) for name in ("router-1", "a") for line in logged(world, name)]
+    traced = {line["message"].partition(":")[0] for line in lines if line.get("trace_id") == TRACE}
+    assert {f"{SERVICE}/CreateSandbox at {listener}" for listener in ("public", "internal")} <= traced
+    async with open_channel(world.controls[0]) as channel:
+        control: ControlServiceAsyncStub = ControlServiceStub(channel.grpc)
+        token = ((metadata.TOKEN, world.operator_token),)
+        asked = events_pb2.ReadEventsRequest(name="sandboxes/traced")
+        shown = [answer.event.trace_id async for answer in control.ReadEvents(asked, metadata=token)]
+    assert shown == [TRACE]
+
+
+def is_write(span: Span) -> bool:
+    return not span.name.endswith("GetSandbox")
+
+
+def logged(world: World, name: str) -> list[str]:
+    """JSON lines of the log of a process."""
+    return [line for line in (world.directory / f"{name}.log").read_text().splitlines() if line.startswith("{")]
+
+
+async def test_real_processes_show_their_metrics_their_traces_and_their_logs(tmp_path: Path) -> None:
+    async with receiving() as (receiver, endpoint):
+        settings = {
+            "otlp_endpoint": endpoint,
+            "trace_percent": "0",
+            "log_format": "json",
+            "log_calls_percent": "100",
+        }
+        world = World.embedded(tmp_path, size=Size(http=True, metrics=True, settings=settings))
+        async with world.running():
+            await check_metrics(world)
+            await check_traces(world, receiver)

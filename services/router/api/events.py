@@ -108,4 +108,5 @@ def _event_to_pb(seen: ReadableEvent) -> pb.LogEvent:
         content=seen.content,
         code=_CODES[seen.code],
         code_trouble=seen.code_trouble,
+        trace_id=seen.trace_id,
     )

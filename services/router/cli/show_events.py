@@ -50,7 +50,8 @@ def _line(view: View) -> Text:
     if view["version"] is None:
         return Text(f"{head}  {view['type']}", style="dim")
     state = "" if view["live"] else "  deleted"
-    text = f"{head}  {view['key']}  {view['version']}  owner {view['owner']}  made by {view['origin']}{state}"
+    trace = f"  trace {view['trace_id']}" if view["trace_id"] else ""
+    text = f"{head}  {view['key']}  {view['version']}  owner {view['owner']}  made by {view['origin']}{state}{trace}"
     return Text(text, overflow="fold")
 
 

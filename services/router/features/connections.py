@@ -25,7 +25,7 @@ from libs.flags.port import FlagSource, FlagsUnavailable
 from libs.ownership.model import Store
 from libs.process import open_basis
 from libs.rpc.auth import read_token
-from libs.telemetry.durations import Durations
+from libs.rpc.signals import NO_SIGNALS, Signals
 from libs.tls.process import Tls
 from services.router.control.memory import MemoryControlStore
 from services.router.control.postgres import PostgresControlStore
@@ -56,8 +56,7 @@ class Connections:
     contract: Contract
     meter: Meter
     tls: Tls = field(default_factory=Tls)
-    served: Durations | None = None
-    """Where the calls of the router's listeners are measured; None: nowhere."""
+    signals: Signals = NO_SIGNALS
 
 
 @asynccontextmanager
@@ -65,7 +64,7 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
     """Raises BatonError if a connection that a start needs cannot be opened."""
     token = read_token(settings.token_file) if settings.token_file else None
     async with AsyncExitStack() as stack:
-        tls, metrics = await stack.enter_async_context(open_basis(settings))
+        tls, signals = await stack.enter_async_context(open_basis(settings))
         control_store = await stack.enter_async_context(open_control_store(settings.control_store, clock))
         lazy_log = LazyEventLog(settings.log_address)
         stack.push_async_callback(lazy_log.close)
@@ -75,7 +74,7 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
         codes = Codes(lambda: keys.content, log_name(settings.event_log)) if keys is not None else None
         event_log = lazy_log if codes is None else SignedLog(lazy_log, codes)
         stores = {
-            store: await stack.enter_async_context(open_store(store, address, token, tls.client, metrics.sent))
+            store: await stack.enter_async_context(open_store(store, address, token, tls.client, signals))
             for store, address in ((Store.A, settings.store_a), (Store.B, settings.store_b))
         }
         contract = Contract.load(settings.contract)
@@ -88,9 +87,8 @@ async def open_connections(settings: RouterSettings, clock: Clock) -> AsyncItera
             await switches.refresh()
         except FlagsUnavailable as error:
             log.warning("flags: unavailable at the start, retrying while serving: %s", error)
-        yield Connections(
-            control_store, event_log, codes, stores, cache, switches, contract, metrics.meter, tls, metrics.served
-        )
+        meter = signals.metrics.meter
+        yield Connections(control_store, event_log, codes, stores, cache, switches, contract, meter, tls, signals)
 
 
 @asynccontextmanager

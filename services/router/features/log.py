@@ -21,7 +21,13 @@ def relays(flows: SharedFlows) -> Feature:
     connections = flows.connections
     relays = [
         Relay(
-            client, connections.event_log, connections.control_store, flows.name, flows.clock, codes=connections.codes
+            client,
+            connections.event_log,
+            connections.control_store,
+            flows.name,
+            flows.clock,
+            codes=connections.codes,
+            spans=connections.signals.spans,
         )
         for client in connections.stores.values()
     ]

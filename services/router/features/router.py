@@ -199,7 +199,7 @@ def _public(
         auth_setting=AUTH_SETTING,
         tls=connections.tls.public,
         share_port=settings.share_ports,
-        served=connections.served,
+        signals=connections.signals,
     )
     return Server(config, [proxy.service()])
 
@@ -224,7 +224,7 @@ def _internal(settings: RouterSettings, proxy: Proxy, patience: Patience, connec
         ForwardedPrincipal(required=True),
         tls=connections.tls.private,
         share_port=settings.share_ports,
-        served=connections.served,
+        signals=connections.signals,
     )
     return Server(config, [proxy.service()])
 
@@ -250,7 +250,7 @@ def _control(settings: RouterSettings, api: TypedService, operators: Operators, 
         auth_setting=CONTROL_SETTING,
         tls=connections.tls.private,
         share_port=settings.share_ports,
-        served=connections.served,
+        signals=connections.signals,
     )
     return Server(config, [api])
 

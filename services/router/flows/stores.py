@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
@@ -23,8 +24,7 @@ from libs.rpc import metadata
 from libs.rpc.auth import TokenRefused
 from libs.rpc.channel import Channel, SentMetadata, open_channel
 from libs.rpc.errors import never_sent, nothing_listens, reason_of
-from libs.rpc.signals import NamedChannel, SentCalls
-from libs.telemetry.durations import Durations
+from libs.rpc.signals import NO_SIGNALS, NamedChannel, Pairs, Signals
 from libs.tls.process import ClientTls
 
 if TYPE_CHECKING:
@@ -116,13 +116,12 @@ def read_version(trailers: Mapping[str, str | bytes]) -> Version:
 class StoreClient:
     """A client of one store. Raises NotOwner, Away if the outcome is unknown, and Refused for all other errors."""
 
-    def __init__(self, store: Store, channel: Channel, token: bytes | None, sent: Durations | None = None) -> None:
-        """`sent`: where its calls are measured; None: nowhere."""
+    def __init__(self, store: Store, channel: Channel, token: bytes | None, signals: Signals = NO_SIGNALS) -> None:
         self.store = store
         self.channel = channel
         self._token: Metadata = ((metadata.TOKEN, token.decode()),) if token else ()
-        self._calls = None if sent is None else SentCalls(sent, store.value)
-        stubs: Any = channel.grpc if sent is None else NamedChannel(channel.grpc)
+        self._calls = signals.sent_to(store.value)
+        stubs: Any = channel.grpc if self._calls is None else NamedChannel(channel.grpc)
         self.replication: ReplicationServiceAsyncStub = ReplicationServiceStub(stubs)
         self.audit: AuditServiceAsyncStub = AuditServiceStub(stubs)
         self.repair: RepairServiceAsyncStub = RepairServiceStub(stubs)
@@ -147,13 +146,18 @@ class StoreClient:
 
     async def call(self, path: str, request: bytes, timeout_seconds: float, extra: Metadata = ()) -> Answer:
         """Call a method of the contract with serialized messages."""
+        try:
+            if self._calls is None:
+                return await self._call(path, request, timeout_seconds, extra)
+            return await self._calls.sent(path, extra, partial(self._call, path, request, timeout_seconds))
+        except grpc.aio.AioRpcError as error:
+            raise self.error(error) from None
+
+    async def _call(self, path: str, request: bytes, timeout_seconds: float, extra: Pairs) -> Answer:
         call = self.channel.multi_callable(path)(
             request, timeout=timeout_seconds, metadata=SentMetadata(*self._token, *extra)
         )
-        try:
-            data = await (call if self._calls is None else self._calls.measured(path, call))
-        except grpc.aio.AioRpcError as error:
-            raise self.error(error) from None
+        data = await call
         trailers = await call.trailing_metadata()
         return Answer(self.store, data, dict(trailers) if trailers else {})
 
@@ -174,9 +178,12 @@ class StoreClient:
 
     async def ask(self, method: Any, request: Any, timeout_seconds: float, extra: Metadata = ()) -> Any:
         """Call the replication API: `await client.ask(client.replication.GetStatus, request, 1)`."""
+
+        def send(pairs: Pairs) -> Any:
+            return method(request, timeout=timeout_seconds, metadata=SentMetadata(*self._token, *pairs))
+
         try:
-            call = method(request, timeout=timeout_seconds, metadata=SentMetadata(*self._token, *extra))
-            return await (call if self._calls is None else self._calls.measured(method.path, call))
+            return await (send(extra) if self._calls is None else self._calls.sent(method.path, extra, send))
         except grpc.aio.AioRpcError as error:
             raise self.error(error) from None
 
@@ -221,7 +228,7 @@ async def open_store(
     address: str,
     token: bytes | None,
     tls: ClientTls | None = None,
-    sent: Durations | None = None,
+    signals: Signals = NO_SIGNALS,
 ) -> AsyncIterator[StoreClient]:
     async with open_channel(address, tls) as channel:
-        yield StoreClient(store, channel, token, sent)
+        yield StoreClient(store, channel, token, signals)

@@ -14,12 +14,13 @@ from google.protobuf.message import DecodeError, Message
 from libs.contract.descriptors import Contract
 from libs.contract.secrets import redacted
 from libs.errors import InvalidField
-from libs.eventlog.cloudevents import HeadersInvalid, read_headers
+from libs.eventlog.cloudevents import HeadersInvalid, read_headers, traceparent_of
 from libs.eventlog.codes import HEADER, Codes
 from libs.eventlog.port import Event, EventLog, LogUnavailable, OffsetGone, Stored
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.ownership.wire import UnreadableRecord, read_bulk, read_event
 from libs.pb.baton.record.v1 import record_pb2
+from libs.telemetry.trace_context import trace_id_of
 from services.router.core.retention import Start, parse_start
 from services.router.flows.feed.retention import BeginningGone, Window, look_up
 
@@ -88,6 +89,8 @@ class ReadableEvent:
     content: str
     code: EventCode
     code_trouble: str
+    trace_id: str
+    """Trace of the write that made the event; "" if it was not traced."""
 
 
 class ContentOf(Protocol):
@@ -192,7 +195,8 @@ class LogEvents:
                 _strip(record)
         place = stored.partition, stored.offset, stored.time
         code = self._code(event)
-        return ReadableEvent(*place, event.key, kind, len(event.value), record, trouble, shown, *code)
+        trace = trace_id_of(traceparent_of(event.headers))
+        return ReadableEvent(*place, event.key, kind, len(event.value), record, trouble, shown, *code, trace)
 
     def _code(self, event: Event) -> tuple[EventCode, str]:
         """The state of the event's code, and why it is wrong."""

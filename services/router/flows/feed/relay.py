@@ -23,6 +23,8 @@ from libs.ownership.model import Store
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.tasks import Loop
+from libs.telemetry.trace_context import checked
+from libs.telemetry.tracing import Span, Spans, ending
 from services.router.control.port import Leases
 from services.router.flows.stores import Refused, StoreClient
 
@@ -63,8 +65,11 @@ class Relay:
         clock: Clock,
         *,
         codes: Codes | None = None,
+        spans: Spans | None = None,
     ) -> None:
-        """`codes`: those of the log, for the proof that stores ask for; None if it does not sign."""
+        """`codes`: those of the log, for the proof that stores ask for; None if it does not sign. `spans`: None if
+        changes are not traced."""
+        self._spans = spans
         self._codes = codes
         self._client = client
         self._log = log
@@ -123,8 +128,10 @@ class Relay:
 
     async def _deliver(self, changes: Sequence[pb.Change]) -> list[_Refused]:
         """Append changes in their order. Returns the few that the log refuses, found by bisection."""
+        spans = [self._span(change) for change in changes]
         try:
-            await self._append([self._event(change) for change in changes])
+            with ending(spans):
+                await self._append(list(map(self._event, changes, spans)))
         except EventTooLarge as error:
             if len(changes) == 1:
                 return [_Refused(changes[0], error)]
@@ -196,11 +203,18 @@ class Relay:
     def _proof(self) -> bytes:
         return b"" if self._codes is None else self._codes.proof()
 
-    def _event(self, change: pb.Change) -> Event:
+    def _span(self, change: pb.Change) -> Span | None:
+        if self._spans is None or not change.traceparent:
+            return None
+        attributes = {"messaging.destination.name": self._log.name, "baton.record": change.key}
+        return self._spans.producer(f"send {self._log.name}", change.traceparent, attributes)
+
+    def _event(self, change: pb.Change, span: Span | None = None) -> Event:
         record = record_pb2.Record.FromString(change.event)
         made, version = record.made_time.ToNanoseconds() / 1e9, (change.version.term, change.version.revision)
         headers = self._bulk_headers if record.HasField("bulk") else self._headers
-        return Event(change.key, change.event, headers.write(change.key, version, made, change.traceparent or None))
+        traceparent = checked(change.traceparent) if span is None else span.traceparent
+        return Event(change.key, change.event, headers.write(change.key, version, made, traceparent or None))
 
     def _heartbeat(self) -> Event:
         return Event("", b"", self._heartbeat_headers.write("", (0, 0), self._clock.now()))

@@ -26,7 +26,7 @@ from libs.pb.baton.record.v1 import record_pb2 as baton_dot_record_dot_v1_dot_re
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62\x61ton/control/v1/events.proto\x12\x10\x62\x61ton.control.v1\x1a\x1c\x62\x61ton/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\x01\n\x11ReadEventsRequest\x12\r\n\x05start\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\x12\x0f\n\x07\x63ontent\x18\x05 \x01(\x08\x12\x0e\n\x06reveal\x18\x06 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\"?\n\x12ReadEventsResponse\x12)\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1a.baton.control.v1.LogEvent\"\x8d\x02\n\x08LogEvent\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x0c\n\x04type\x18\x05 \x01(\t\x12\r\n\x05\x62ytes\x18\x06 \x01(\x05\x12\'\n\x06record\x18\x07 \x01(\x0b\x32\x17.baton.record.v1.Record\x12\x0f\n\x07trouble\x18\x08 \x01(\t\x12\x0f\n\x07\x63ontent\x18\t \x01(\t\x12)\n\x04\x63ode\x18\n \x01(\x0e\x32\x1b.baton.control.v1.EventCode\x12\x14\n\x0c\x63ode_trouble\x18\x0b \x01(\t\"2\n\x13LookUpEventsRequest\x12\r\n\x05start\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x9c\x01\n\x14LookUpEventsResponse\x12<\n\x06ranges\x18\x01 \x03(\x0b\x32,.baton.control.v1.LookUpEventsResponse.Range\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\x1a\x36\n\x05Range\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x03\"\xdc\x01\n\x0bParkedEvent\x12%\n\x05store\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x62ytes\x18\x06 \x01(\x05\x12\r\n\x05topic\x18\x07 \x01(\t\x12/\n\x07headers\x18\x08 \x03(\x0b\x32\x1e.baton.control.v1.ParkedHeader\x12\x17\n\x0funauthenticated\x18\t \x01(\x08\"+\n\x0cParkedHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\"\n\x11ListParkedRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"U\n\x12ListParkedResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.baton.control.v1.ParkedEvent\x12\x10\n\x08troubles\x18\x02 \x03(\t\"^\n\x12RetryParkedRequest\x12%\n\x05store\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"6\n\x13RetryParkedResponse\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x08\"\x95\x01\n\x11\x44ropParkedRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12%\n\x05store\x18\x03 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x11\n\tpartition\x18\x04 \x01(\x05\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\x17\n\x0funauthenticated\x18\x06 \x01(\x08\"S\n\x12\x44ropParkedResponse\x12.\n\x07\x64ropped\x18\x01 \x01(\x0b\x32\x1d.baton.control.v1.ParkedEvent\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"5\n\x14RestartEventsRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"5\n\x15RestartEventsResponse\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07skipped\x18\x02 \x01(\x03*\x82\x01\n\tEventCode\x12\x1a\n\x16\x45VENT_CODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45VENT_CODE_NONE\x10\x01\x12\x14\n\x10\x45VENT_CODE_RIGHT\x10\x02\x12\x14\n\x10\x45VENT_CODE_WRONG\x10\x03\x12\x18\n\x14\x45VENT_CODE_UNCHECKED\x10\x04\x42\x86\x01\n\x14\x63om.baton.control.v1B\x0b\x45ventsProtoP\x01Z$baton/gen/baton/control/v1;controlv1\xaa\x02\x10\x42\x61ton.Control.V1\xca\x02\x10\x42\x61ton\\Control\\V1\xea\x02\x12\x42\x61ton::Control::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62\x61ton/control/v1/events.proto\x12\x10\x62\x61ton.control.v1\x1a\x1c\x62\x61ton/record/v1/record.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\x01\n\x11ReadEventsRequest\x12\r\n\x05start\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\x12\x0f\n\x07\x63ontent\x18\x05 \x01(\x08\x12\x0e\n\x06reveal\x18\x06 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\x12\x0e\n\x06reason\x18\x08 \x01(\t\"?\n\x12ReadEventsResponse\x12)\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1a.baton.control.v1.LogEvent\"\x9f\x02\n\x08LogEvent\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x0c\n\x04type\x18\x05 \x01(\t\x12\r\n\x05\x62ytes\x18\x06 \x01(\x05\x12\'\n\x06record\x18\x07 \x01(\x0b\x32\x17.baton.record.v1.Record\x12\x0f\n\x07trouble\x18\x08 \x01(\t\x12\x0f\n\x07\x63ontent\x18\t \x01(\t\x12)\n\x04\x63ode\x18\n \x01(\x0e\x32\x1b.baton.control.v1.EventCode\x12\x14\n\x0c\x63ode_trouble\x18\x0b \x01(\t\x12\x10\n\x08trace_id\x18\x0c \x01(\t\"2\n\x13LookUpEventsRequest\x12\r\n\x05start\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x9c\x01\n\x14LookUpEventsResponse\x12<\n\x06ranges\x18\x01 \x03(\x0b\x32,.baton.control.v1.LookUpEventsResponse.Range\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x03\x1a\x36\n\x05Range\x12\x11\n\tpartition\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x03\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x03\"\xdc\x01\n\x0bParkedEvent\x12%\n\x05store\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0b\n\x03key\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\r\n\x05\x62ytes\x18\x06 \x01(\x05\x12\r\n\x05topic\x18\x07 \x01(\t\x12/\n\x07headers\x18\x08 \x03(\x0b\x32\x1e.baton.control.v1.ParkedHeader\x12\x17\n\x0funauthenticated\x18\t \x01(\x08\"+\n\x0cParkedHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"\"\n\x11ListParkedRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"U\n\x12ListParkedResponse\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.baton.control.v1.ParkedEvent\x12\x10\n\x08troubles\x18\x02 \x03(\t\"^\n\x12RetryParkedRequest\x12%\n\x05store\x18\x01 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x11\n\tpartition\x18\x02 \x01(\x05\x12\x0e\n\x06offset\x18\x03 \x01(\x03\"6\n\x13RetryParkedResponse\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x08\"\x95\x01\n\x11\x44ropParkedRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12%\n\x05store\x18\x03 \x01(\x0e\x32\x16.baton.record.v1.Store\x12\x11\n\tpartition\x18\x04 \x01(\x05\x12\x0e\n\x06offset\x18\x05 \x01(\x03\x12\x17\n\x0funauthenticated\x18\x06 \x01(\x08\"S\n\x12\x44ropParkedResponse\x12.\n\x07\x64ropped\x18\x01 \x01(\x0b\x32\x1d.baton.control.v1.ParkedEvent\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"5\n\x14RestartEventsRequest\x12\r\n\x05\x61\x63tor\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"5\n\x15RestartEventsResponse\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0f\n\x07skipped\x18\x02 \x01(\x03*\x82\x01\n\tEventCode\x12\x1a\n\x16\x45VENT_CODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45VENT_CODE_NONE\x10\x01\x12\x14\n\x10\x45VENT_CODE_RIGHT\x10\x02\x12\x14\n\x10\x45VENT_CODE_WRONG\x10\x03\x12\x18\n\x14\x45VENT_CODE_UNCHECKED\x10\x04\x42\x86\x01\n\x14\x63om.baton.control.v1B\x0b\x45ventsProtoP\x01Z$baton/gen/baton/control/v1;controlv1\xaa\x02\x10\x42\x61ton.Control.V1\xca\x02\x10\x42\x61ton\\Control\\V1\xea\x02\x12\x42\x61ton::Control::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,38 +34,38 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.control.v1.events_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024com.baton.control.v1B\013EventsProtoP\001Z$baton/gen/baton/control/v1;controlv1\252\002\020Baton.Control.V1\312\002\020Baton\\Control\\V1\352\002\022Baton::Control::V1'
-  _globals['_EVENTCODE']._serialized_start=1699
-  _globals['_EVENTCODE']._serialized_end=1829
+  _globals['_EVENTCODE']._serialized_start=1717
+  _globals['_EVENTCODE']._serialized_end=1847
   _globals['_READEVENTSREQUEST']._serialized_start=115
   _globals['_READEVENTSREQUEST']._serialized_end=258
   _globals['_READEVENTSRESPONSE']._serialized_start=260
   _globals['_READEVENTSRESPONSE']._serialized_end=323
   _globals['_LOGEVENT']._serialized_start=326
-  _globals['_LOGEVENT']._serialized_end=595
-  _globals['_LOOKUPEVENTSREQUEST']._serialized_start=597
-  _globals['_LOOKUPEVENTSREQUEST']._serialized_end=647
-  _globals['_LOOKUPEVENTSRESPONSE']._serialized_start=650
-  _globals['_LOOKUPEVENTSRESPONSE']._serialized_end=806
-  _globals['_LOOKUPEVENTSRESPONSE_RANGE']._serialized_start=752
-  _globals['_LOOKUPEVENTSRESPONSE_RANGE']._serialized_end=806
-  _globals['_PARKEDEVENT']._serialized_start=809
-  _globals['_PARKEDEVENT']._serialized_end=1029
-  _globals['_PARKEDHEADER']._serialized_start=1031
-  _globals['_PARKEDHEADER']._serialized_end=1074
-  _globals['_LISTPARKEDREQUEST']._serialized_start=1076
-  _globals['_LISTPARKEDREQUEST']._serialized_end=1110
-  _globals['_LISTPARKEDRESPONSE']._serialized_start=1112
-  _globals['_LISTPARKEDRESPONSE']._serialized_end=1197
-  _globals['_RETRYPARKEDREQUEST']._serialized_start=1199
-  _globals['_RETRYPARKEDREQUEST']._serialized_end=1293
-  _globals['_RETRYPARKEDRESPONSE']._serialized_start=1295
-  _globals['_RETRYPARKEDRESPONSE']._serialized_end=1349
-  _globals['_DROPPARKEDREQUEST']._serialized_start=1352
-  _globals['_DROPPARKEDREQUEST']._serialized_end=1501
-  _globals['_DROPPARKEDRESPONSE']._serialized_start=1503
-  _globals['_DROPPARKEDRESPONSE']._serialized_end=1586
-  _globals['_RESTARTEVENTSREQUEST']._serialized_start=1588
-  _globals['_RESTARTEVENTSREQUEST']._serialized_end=1641
-  _globals['_RESTARTEVENTSRESPONSE']._serialized_start=1643
-  _globals['_RESTARTEVENTSRESPONSE']._serialized_end=1696
+  _globals['_LOGEVENT']._serialized_end=613
+  _globals['_LOOKUPEVENTSREQUEST']._serialized_start=615
+  _globals['_LOOKUPEVENTSREQUEST']._serialized_end=665
+  _globals['_LOOKUPEVENTSRESPONSE']._serialized_start=668
+  _globals['_LOOKUPEVENTSRESPONSE']._serialized_end=824
+  _globals['_LOOKUPEVENTSRESPONSE_RANGE']._serialized_start=770
+  _globals['_LOOKUPEVENTSRESPONSE_RANGE']._serialized_end=824
+  _globals['_PARKEDEVENT']._serialized_start=827
+  _globals['_PARKEDEVENT']._serialized_end=1047
+  _globals['_PARKEDHEADER']._serialized_start=1049
+  _globals['_PARKEDHEADER']._serialized_end=1092
+  _globals['_LISTPARKEDREQUEST']._serialized_start=1094
+  _globals['_LISTPARKEDREQUEST']._serialized_end=1128
+  _globals['_LISTPARKEDRESPONSE']._serialized_start=1130
+  _globals['_LISTPARKEDRESPONSE']._serialized_end=1215
+  _globals['_RETRYPARKEDREQUEST']._serialized_start=1217
+  _globals['_RETRYPARKEDREQUEST']._serialized_end=1311
+  _globals['_RETRYPARKEDRESPONSE']._serialized_start=1313
+  _globals['_RETRYPARKEDRESPONSE']._serialized_end=1367
+  _globals['_DROPPARKEDREQUEST']._serialized_start=1370
+  _globals['_DROPPARKEDREQUEST']._serialized_end=1519
+  _globals['_DROPPARKEDRESPONSE']._serialized_start=1521
+  _globals['_DROPPARKEDRESPONSE']._serialized_end=1604
+  _globals['_RESTARTEVENTSREQUEST']._serialized_start=1606
+  _globals['_RESTARTEVENTSREQUEST']._serialized_end=1659
+  _globals['_RESTARTEVENTSRESPONSE']._serialized_start=1661
+  _globals['_RESTARTEVENTSRESPONSE']._serialized_end=1714
 # @@protoc_insertion_point(module_scope)

@@ -137,6 +137,7 @@ class LogEvent(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     CODE_TROUBLE_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     partition: _builtins.int
     offset: _builtins.int
     key: _builtins.str
@@ -155,6 +156,8 @@ class LogEvent(_message.Message):
     """Authentication code of the event."""
     code_trouble: _builtins.str
     """Why the code is wrong. Empty if it is not."""
+    trace_id: _builtins.str
+    """Trace of the write that made the event. Empty if it was not traced."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """Time at which the log appended the event, by the log's clock."""
@@ -177,10 +180,11 @@ class LogEvent(_message.Message):
         content: _builtins.str = ...,
         code: Global___EventCode.ValueType = ...,
         code_trouble: _builtins.str = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "code", b"code", "code_trouble", b"code_trouble", "content", b"content", "key", b"key", "offset", b"offset", "partition", b"partition", "record", b"record", "time", b"time", "trouble", b"trouble", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "code", b"code", "code_trouble", b"code_trouble", "content", b"content", "key", b"key", "offset", b"offset", "partition", b"partition", "record", b"record", "time", b"time", "trace_id", b"trace_id", "trouble", b"trouble", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
