@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from libs.contract.accounts import may_be_listed
 from libs.errors import InvalidField
 from libs.ownership.limits import MAX_KEY_BYTES
 from libs.ownership.model import BUCKETS, Store
+from libs.ownership.patterns import check_pattern
 from libs.ownership.wire import store_from_pb
-from libs.store.inspection import PARTS
+from libs.store.inspection import PARTS, ExportQuery
 
 MAX_KEYS = 1000
 MAX_PAGE = 500
@@ -77,3 +79,14 @@ def store_of(number: int, field: str, *, not_this: Store) -> Store:
     if store is not_this:
         raise InvalidField(field, store, f"the other store, {not_this.other}")
     return store
+
+
+def check_rule(query: ExportQuery) -> ExportQuery:
+    """The query, if its pattern and account are valid."""
+    if query.pattern:
+        check_pattern("pattern", query.pattern)
+    if query.account and not may_be_listed(query.account):
+        raise InvalidField("account", query.account, "an account by which records are listed")
+    if query.buckets and (query.pattern or query.account):
+        raise InvalidField("buckets", query.buckets, "no buckets beside a pattern or an account")
+    return query

@@ -21,6 +21,7 @@ from libs.backend.checks import (
     check_keys,
     check_limit,
     check_rising,
+    check_rule,
     check_wait,
     store_of,
 )
@@ -399,8 +400,9 @@ class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
         check_rising(buckets)
         query = ExportQuery(request.after, limit, tuple(buckets), request.owned_only, request.keys_only)
         if request.keys_only and request.names_only:
+            query = check_rule(replace(query, pattern=request.pattern, account=request.account))
             keys, more = await self._ports.inspection.keys(query)
-            return pb.ExportRecordsResponse(keys=keys, more=more)
+            return pb.ExportRecordsResponse(keys=keys, more=more, by_rule=bool(query.pattern or query.account))
         records, more = await self._ports.inspection.export(query)
         answer = pb.ExportRecordsResponse(more=more)
         if request.skip_too_large:

@@ -25,6 +25,11 @@ class ExportQuery:
     """If not empty: only these keys. Not combined with `buckets`."""
     parts: tuple[int, ...] = ()
     """If not empty: only rows of these parts, by their stored digests."""
+    pattern: str = ""
+    """If not empty: only keys that match it (`libs.ownership.patterns`). Not combined with `buckets`."""
+    account: str = ""
+    """If not empty: only records of this account, deleted ones too. Not combined with `buckets`. For a contract with
+    accounts."""
 
 
 class Kept(NamedTuple):

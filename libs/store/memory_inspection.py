@@ -9,6 +9,7 @@ from itertools import islice
 
 from libs.contract.pages import ACCOUNT
 from libs.ownership.model import Record, bucket_of
+from libs.ownership.patterns import matches
 from libs.store.inspection import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.limits import PULL_BYTES
 from libs.store.memory_state import MemoryState
@@ -46,6 +47,15 @@ class MemoryInspection:
         return [Kept(record.row, record.row.digest) for record in records], more
 
     def _keys(self, query: ExportQuery) -> list[str]:
+        found = self._in_scope(query)
+        if query.pattern:
+            found = [key for key in found if matches(query.pattern, key)]
+        if query.account:
+            columns, rows = self.state.columns, self.state.rows
+            found = [key for key in found if columns(rows[key]).equals.get(ACCOUNT) == query.account]
+        return found
+
+    def _in_scope(self, query: ExportQuery) -> list[str]:
         if query.keys:
             return sorted(key for key in set(query.keys) & self.state.visible_rows().keys() if key > query.after)
         if not query.buckets:

@@ -87,6 +87,8 @@ class Fill:
         complete; "" if all records of the query are. Raises StillFilling."""
         if query.buckets:
             self.check("a copy by buckets")
+        if query.pattern or query.account:
+            self.check("a list of a cohort's records")
         if query.keys:
             await self._write(partial(self.rows.complete, keys=query.keys))
             return ""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from libs.contract.pages import ACCOUNT
 from libs.ownership.model import BUCKETS, Record, Row
+from libs.ownership.patterns import bounds
 from libs.sqlite import snapshot
 from libs.store.inspection import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.limits import PULL_BYTES
@@ -114,17 +115,27 @@ class SqliteInspection:
         if query.parts:
             # SQLite keeps digests as signed integers. The lowest bits are the same.
             in_scope += f" AND r.digest & {PARTS - 1} IN ({', '.join(str(int(part)) for part in query.parts)})"
+        of_rule, rule = self._rule(query)
         of_owner = " AND r.owner = ?" if query.owned_only else ""
         owner = (self.core.store.value,) if query.owned_only else ()
         limit = int(query.limit) + 1
-        statement = f"{select} WHERE r.key > ?{in_scope}{of_owner} AND {VISIBLE}"
+        statement = f"{select} WHERE r.key > ?{in_scope}{of_rule}{of_owner} AND {VISIBLE}"
         statement += f" ORDER BY r.key LIMIT {limit}"
         after = query.after
         scopes: list[tuple[Value, ...]] = [(bucket,) for bucket in query.buckets]
         for scope in scopes or [query.keys]:
-            with closing(connection.execute(statement, (after, *scope, *owner))) as cursor:
+            with closing(connection.execute(statement, (after, *scope, *rule, *owner))) as cursor:
                 yield from cursor
             after = ""
+
+    def _rule(self, query: ExportQuery) -> tuple[str, tuple[Value, ...]]:
+        """Return the conditions on names and account, and their parameters."""
+        first, beyond = bounds(query.pattern) if query.pattern else ("", "")
+        found = [(" AND r.key >= ?", first), (" AND r.key < ?", beyond)]
+        if query.account:
+            found.append((f" AND r.{self.core.layout.filters[ACCOUNT]} = ?", query.account))
+        used = [(condition, value) for condition, value in found if value]
+        return "".join(condition for condition, _ in used), tuple(value for _, value in used)
 
     def _select(self, query: ExportQuery) -> str:
         """Return the SELECT, without the payload if the query does not need it: SQLite may keep it on separate

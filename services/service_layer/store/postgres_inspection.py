@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from libs.ownership.model import Record, Row
+from libs.ownership.patterns import bounds
 from libs.store.connections import ALLOWED, Connections
 from libs.store.inspection import PARTS, BucketDigest, Census, ExportQuery, Kept, Missing
 from libs.store.limits import PULL_BYTES
@@ -216,6 +217,14 @@ def _selection(query: ExportQuery, me: str) -> tuple[str, str, list[object]]:
     if query.parts:
         arguments.append(list(query.parts))
         conditions.append(f"r.digest & {PARTS - 1} = ANY(${len(arguments)}::bigint[])")
+    if query.pattern:
+        for bound, comparison in zip(bounds(query.pattern), (">=", "<"), strict=True):
+            if bound:
+                arguments.append(bound)
+                conditions.append(f"r.key {comparison} ${len(arguments)}")
+    if query.account:
+        arguments.append(query.account)
+        conditions.append(f"r.account = ${len(arguments)}")
     if query.owned_only:
         arguments.append(me)
         conditions.append(f"r.owner = ${len(arguments)}")

@@ -1573,6 +1573,8 @@ class ExportRecordsRequest(_message.Message):
     KEYS_ONLY_FIELD_NUMBER: _builtins.int
     SKIP_TOO_LARGE_FIELD_NUMBER: _builtins.int
     NAMES_ONLY_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
     after: _builtins.str
     """Return keys after this one."""
     limit: _builtins.int
@@ -1584,6 +1586,14 @@ class ExportRecordsRequest(_message.Message):
     """Report records that are too large to be copied, without the record."""
     names_only: _builtins.bool
     """With keys_only: return the keys alone, in `keys`. An earlier release returns records."""
+    pattern: _builtins.str
+    """With names_only and without buckets: return only keys that match this pattern, a whole key or the beginning of keys
+    with one `*` at the end, at most 256 bytes. Empty: any. An earlier release returns all keys.
+    """
+    account: _builtins.str
+    """With names_only and without buckets: return only records of this account. Empty: any. An earlier release returns all
+    keys.
+    """
     @_builtins.property
     def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Return only these buckets, in rising order, one after the other. Then `after` is a key of the first one."""
@@ -1598,10 +1608,12 @@ class ExportRecordsRequest(_message.Message):
         keys_only: _builtins.bool = ...,
         skip_too_large: _builtins.bool = ...,
         names_only: _builtins.bool = ...,
+        pattern: _builtins.str = ...,
+        account: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "buckets", b"buckets", "keys_only", b"keys_only", "limit", b"limit", "names_only", b"names_only", "owned_only", b"owned_only", "skip_too_large", b"skip_too_large"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "after", b"after", "buckets", b"buckets", "keys_only", b"keys_only", "limit", b"limit", "names_only", b"names_only", "owned_only", b"owned_only", "pattern", b"pattern", "skip_too_large", b"skip_too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1636,8 +1648,11 @@ class ExportRecordsResponse(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
     TOO_LARGE_FIELD_NUMBER: _builtins.int
+    BY_RULE_FIELD_NUMBER: _builtins.int
     more: _builtins.bool
     """False if there are no more records."""
+    by_rule: _builtins.bool
+    """The page has only the records of the request's pattern and account. An earlier release leaves it false."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_record_pb2.Record]: ...
     @_builtins.property
@@ -1653,10 +1668,11 @@ class ExportRecordsResponse(_message.Message):
         keys: _abc.Iterable[_builtins.str] | None = ...,
         more: _builtins.bool = ...,
         too_large: _abc.Iterable[Global___ExportRecordsResponse.TooLarge] | None = ...,
+        by_rule: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "more", b"more", "records", b"records", "too_large", b"too_large"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_rule", b"by_rule", "keys", b"keys", "more", b"more", "records", b"records", "too_large", b"too_large"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
