@@ -905,7 +905,28 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_call_that_comes_back_to_the_store_ends_with_the_settings_to_check",
         ),
     ),
-    "traffic.cohorts": Requirement("Named records or accounts go first or stay last, sticky, journaled"),
+    "traffic.cohorts": Requirement(
+        "Named records or accounts go first or stay last, sticky, journaled",
+        (
+            *_in(
+                "unit/test_cohorts.py",
+                "a_larger_share_only_adds_records_and_a_smaller_one_only_removes_some",
+                "a_share_takes_the_records_that_a_canary_of_that_share_takes",
+                "the_first_cohort_by_name_decides_and_after_those_the_one_of_the_account",
+                "hold_flags_and_rehearsals_come_before_a_cohort_and_canary_and_phase_after_it",
+                "what_goes_back_to_a_takes_the_share_of_each_cohort",
+                "a_call_that_does_not_know_the_account_moves_no_record_that_may_belong_elsewhere",
+            ),
+            *_in(
+                "integration/test_cohorts.py",
+                "records_go_first_stay_last_and_go_home",
+                "no_cohort_is_added_beside_a_store_of_an_earlier_release",
+                "no_cohort_is_added_or_grown_beside_a_router_of_an_earlier_release",
+            ),
+            *_in("contracts/test_store_rules.py", "the_keys_of_a_pattern_or_an_account_are_listed_deleted_ones_too"),
+            *_in("unit/test_routes.py", "buckets_of_which_a_cohort_wants_records_elsewhere_go_to_a_router"),
+        ),
+    ),
     "move.bulk": Requirement(
         "Many records change owner in chunks without their payloads crossing the log, with the guarantees of "
         "the single handoff",

@@ -93,6 +93,15 @@ class AccountField:
             return ""
         return account if may_be_listed(account) else ""
 
+    def of_new(self, request: Message) -> str | None:
+        """The account of the record that a request of the newest schema version has; None if it has no record."""
+        for part, value in request.ListFields():
+            kind = part.message_type
+            if kind is not None and not part.is_repeated and kind.full_name == self.record:
+                account: str = getattr(value, self.name)
+                return account if may_be_listed(account) else ""
+        return None
+
 
 def may_be_listed(account: str) -> bool:
     return 0 < len(account) <= MAX_CHARACTERS and "\0" not in account

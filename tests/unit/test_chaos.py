@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from libs.pb.baton.telemetry.v1 import telemetry_pb2
-from libs.proving.trial.chaos import CANARIES, HOLDING, Flip, State, StormPlan, choose, sequence, way_to
+from libs.proving.trial.chaos import CANARIES, COHORT_NAMES, HOLDING, Flip, State, StormPlan, choose, sequence, way_to
 from libs.proving.trial.chaos_report import StormReport
 from libs.proving.trial.vitals import Growth, Tolerance, Vitals, growth, look
 from libs.proving.trial.walk import PHASES
@@ -16,6 +16,8 @@ from libs.telemetry.vitals import Gauges, vitals
 from services.router.cli.chaos import parse_duration, parse_stores
 from services.router.cli.options import CommandFailed, Exit
 from services.router.core import phase as phases
+from services.router.core.cohort_changes import add_cohort, remove_cohort, set_share
+from services.router.core.cohorts import Cohort
 from services.router.core.phase import Phase, Setting
 
 FLAGS = ("routing.use", "routing.create_use")
@@ -38,6 +40,8 @@ def as_the_router_does(setting: Setting, flip: Flip) -> Setting:
             return phases.set_flag(setting, flip.flag, flip.value)
         case "canary":
             return phases.set_canary(setting, flip.permille)
+        case "cohort":
+            return as_cohort(setting, flip)
         case "shadow":
             return phases.set_shadow(setting, flip.permille, same=flip.same)
         case "lift":
@@ -45,6 +49,15 @@ def as_the_router_does(setting: Setting, flip: Flip) -> Setting:
         case "advance":
             return phases.advance(setting, Phase(flip.to))
     return phases.rollback(setting, Phase(flip.to))
+
+
+def as_cohort(setting: Setting, flip: Flip) -> Setting:
+    match flip.change:
+        case "Add":
+            return add_cohort(setting, Cohort(flip.cohort, COHORT_NAMES, permille=flip.permille))
+        case "Set":
+            return set_share(setting, flip.cohort, flip.permille)
+    return remove_cohort(setting, flip.cohort)
 
 
 def setting_of(state: State) -> Setting:
@@ -56,6 +69,7 @@ def setting_of(state: State) -> Setting:
         flags=tuple(sorted(state.flags.items())),
         shadow_permille=state.shadow_permille,
         shadow_same=state.shadow_same,
+        cohorts=tuple(Cohort(name, f"{name}/*", permille=share) for name, share in state.cohorts.items()),
     )
 
 
@@ -71,12 +85,13 @@ def test_every_flip_is_one_that_the_router_allows_and_does_what_it_says(seed: in
             after.hold,
         ), f"{flip} at {state}"
         assert dict(setting.flags) == after.flags
+        assert {cohort.name: cohort.permille for cohort in setting.cohorts} == after.cohorts
         assert (setting.shadow_permille, setting.shadow_same) == (after.shadow_permille, after.shadow_same)
 
 
 def test_a_storm_makes_every_kind_of_flip_and_never_enters_the_last_phase() -> None:
     flips = [flip for seed in SEEDS for _, flip in walked(seed, State("OFF"))]
-    assert {flip.kind for flip in flips} == {"flag", "canary", "shadow", "advance", "rollback", "lift"}
+    assert {flip.kind for flip in flips} == {"flag", "canary", "cohort", "shadow", "advance", "rollback", "lift"}
     assert {flip.to for flip in flips if flip.to} == set(PHASES)
     assert "DEPRECATED" not in PHASES
     assert {flip.value for flip in flips if flip.kind == "flag"} == {True, False, None}
@@ -106,6 +121,7 @@ def test_phases_are_flipped_when_there_are_no_flags() -> None:
         State("DUAL_WRITE", 100, flags={FLAGS[1]: False}),
         State("DUAL_WRITE", 0, hold=True),
         State("DUAL_READ", shadow_permille=5, shadow_same=True),
+        State("DUAL_READ", cohorts={"staging": 500, "last": 0}),
         State("SHADOW", hold=True, shadow_permille=1000),
         State("CUTOVER", flags={FLAGS[0]: False}),
     ],

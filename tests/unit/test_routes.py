@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.ownership.model import BUCKETS, Store
+from services.router.core.cohorts import Cohort
 from services.router.core.phase import CANARY_FULL, Phase, Setting
-from services.router.core.plan import NO_FLAGS, Flags, canary_buckets, home, kinds, target
+from services.router.core.plan import NO_FLAGS, Flags, aim, canary_buckets, home, kinds, parts_from, target
 from services.router.core.routes import NO_ROUTES, Facts, Routes, Rpc, Run, Settled, routes
 
 A, B = Store.A, Store.B
@@ -32,6 +33,9 @@ settings = st.builds(
     hold=st.booleans(),
     rehearsal=st.lists(st.integers(0, BUCKETS - 1), max_size=4, unique=True).map(tuple),
     shadow_permille=st.integers(0, 1000),
+    cohorts=st.lists(st.builds(Cohort, st.just("c"), st.just("s/*"), permille=st.integers(0, 1000)), max_size=2).map(
+        tuple
+    ),
 )
 some_settled = st.lists(st.tuples(st.integers(1, 400), st.sampled_from([A, B, None])), min_size=1, max_size=12).map(
     lambda runs: tuple([store for count, store in runs for _ in range(count)] + [None] * BUCKETS)[:BUCKETS]
@@ -69,6 +73,7 @@ def may_be_direct(known: Facts, logged: frozenset[Phase], rpc: Rpc, bucket: int)
         home(setting, known.lasting_flags, bucket) is store,
         store in known.serving,
         bucket not in setting.rehearsal,
+        not any(parts_from(setting, cohort, bucket) for cohort in aim(setting, NO_FLAGS).cohorts),
     ]
     return store if all(conditions) else None
 
@@ -184,3 +189,9 @@ def test_a_share_of_the_calls_keeps_the_routers_evidence_where_a_gate_needs_it(p
 
 def test_before_the_first_setting_every_call_goes_to_a_router() -> None:
     assert routes(settled_facts(Setting()), RPCS) is NO_ROUTES
+
+
+def test_buckets_of_which_a_cohort_wants_records_elsewhere_go_to_a_router() -> None:
+    half = Setting(1, Phase.DUAL_WRITE, 250, cohorts=(Cohort("half", "s/*", permille=500),))
+    found = runs_of(routes(settled_facts(half), RPCS), GET)
+    assert found == (Run(0, canary_buckets(250), B), Run(canary_buckets(500), BUCKETS, A))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
+from libs.pb.baton.control.v1 import cohorts_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.proving.trial.errors import TrialFailed
@@ -42,6 +43,12 @@ CANARY_PHASE = "DUAL_WRITE"
 SHADOWS = (0, 10, 1000)
 SHADOWED = frozenset({"SHADOW", "DUAL_WRITE", "DUAL_READ"})
 """Phases that compare reads; in others the share becomes 0."""
+COHORT_PHASES = frozenset({"DUAL_WRITE", "DUAL_READ"})
+"""Phases in which cohorts steer."""
+COHORT = "storm"
+COHORT_NAMES = "sandboxes/*"
+"""Names of the storm's own cohort: its share steers every record, and the canary only buckets."""
+SHARES = (0, 500, 1000)
 HOLDING = frozenset({"OFF", "SHADOW", "DUAL_WRITE"})
 """Phases whose rollback holds all traffic at A."""
 
@@ -56,6 +63,8 @@ class State:
     flags: Mapping[str, bool] = field(default_factory=dict)
     shadow_permille: int = 0
     shadow_same: bool = False
+    cohorts: Mapping[str, int] = field(default_factory=dict)
+    """Shares by name."""
 
     @classmethod
     def of(cls, setting: pb.Setting) -> Self:
@@ -67,12 +76,13 @@ class State:
             dict(setting.flags),
             setting.shadow_permille,
             setting.shadow_same,
+            {cohort.name: cohort.permille for cohort in setting.cohorts},
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """One change. ``kind``: flag, canary, shadow, advance, rollback or lift."""
+    """One change. ``kind``: flag, canary, cohort, shadow, advance, rollback or lift."""
 
     kind: str
     flag: str = ""
@@ -81,6 +91,9 @@ class Flip:
     same: bool = False
     """For a shadow: compare a store with itself."""
     to: str = ""
+    cohort: str = ""
+    change: str = ""
+    """For a cohort: Add, Set or Remove."""
 
     def __str__(self) -> str:
         match self.kind:
@@ -88,6 +101,9 @@ class Flip:
                 return f"{self.flag} {'unset' if self.value is None else str(self.value).lower()}"
             case "canary":
                 return f"canary {self.permille / 10:g} %"
+            case "cohort":
+                share = "removed" if self.change == "Remove" else f"{self.permille / 10:g} %"
+                return f"cohort {self.cohort} {share}"
             case "shadow":
                 return f"shadow {self.permille / 10:g} %"
             case "lift":
@@ -102,13 +118,18 @@ class Flip:
                 return replace(state, flags=flags if self.value is None else {**flags, self.flag: self.value})
             case "canary":
                 return replace(state, canary_permille=self.permille)
+            case "cohort":
+                shares = {**state.cohorts, self.cohort: None if self.change == "Remove" else self.permille}
+                return replace(state, cohorts={name: one for name, one in shares.items() if one is not None})
             case "shadow":
                 return replace(state, shadow_permille=self.permille, shadow_same=self.same)
             case "lift":
                 return replace(state, hold=False)
             case "advance":
                 return _entered(replace(state, phase=self.to, canary_permille=0))
-        return _entered(replace(state, phase=self.to, canary_permille=0, hold=self.to in HOLDING))
+        held = self.to in HOLDING
+        cohorts = dict.fromkeys(state.cohorts, 0) if held else state.cohorts
+        return _entered(replace(state, phase=self.to, canary_permille=0, hold=held, cohorts=cohorts))
 
     def request(self, actor: str, generation: int) -> tuple[str, Any]:
         """Method and request of the control API."""
@@ -120,6 +141,8 @@ class Flip:
                 return "SetFlag", message
             case "canary":
                 return "SetCanary", pb.SetCanaryRequest(actor=actor, permille=self.permille, generation=generation)
+            case "cohort":
+                return self._cohort_request(actor, generation)
             case "shadow":
                 return "SetShadow", pb.SetShadowRequest(
                     actor=actor, permille=self.permille, same=self.same, generation=generation
@@ -137,6 +160,15 @@ class Flip:
         to = pb.Phase.Value(f"PHASE_{self.to}")
         return "RollbackPhase", pb.RollbackPhaseRequest(actor=actor, reason="flip", to=to, generation=generation)
 
+    def _cohort_request(self, actor: str, generation: int) -> tuple[str, Any]:
+        if self.change == "Remove":
+            return "RemoveCohort", pb.RemoveCohortRequest(actor=actor, name=self.cohort, generation=generation)
+        if self.change == "Set":
+            request = pb.SetCohortRequest(actor=actor, generation=generation, permille=self.permille, name=self.cohort)
+            return "SetCohort", request
+        cohort = cohorts_pb2.Cohort(name=self.cohort, names=COHORT_NAMES, permille=self.permille)
+        return "AddCohort", pb.AddCohortRequest(actor=actor, cohort=cohort, generation=generation)
+
 
 def _entered(state: State) -> State:
     return state if state.phase in SHADOWED else replace(state, shadow_permille=0, shadow_same=False)
@@ -150,6 +182,8 @@ def _kinds(state: State, flags: Sequence[str]) -> list[str]:
         kinds += ["lift"] * 3
     elif state.phase == CANARY_PHASE:
         kinds += ["canary"] * 3
+    if not state.hold and state.phase in COHORT_PHASES:
+        kinds += ["cohort"] * 2
     if not state.hold and place + 1 < len(PHASES):
         kinds += ["advance"] * 3
     if place:
@@ -172,6 +206,8 @@ def choose(chance: random.Random, state: State, flags: Sequence[str]) -> Flip:
             )
         case "canary":
             return Flip("canary", permille=chance.choice([one for one in CANARIES if one != state.canary_permille]))
+        case "cohort":
+            return _cohort_flip(chance, state)
         case "shadow":
             return Flip("shadow", permille=chance.choice([one for one in SHADOWS if one != state.shadow_permille]))
         case "advance":
@@ -181,11 +217,24 @@ def choose(chance: random.Random, state: State, flags: Sequence[str]) -> Flip:
     return Flip("lift")
 
 
+def _cohort_flip(chance: random.Random, state: State) -> Flip:
+    if COHORT not in state.cohorts:
+        return Flip("cohort", cohort=COHORT, change="Add", permille=chance.choice(SHARES))
+    shares = [one for one in SHARES if one != state.cohorts[COHORT]]
+    return Flip("cohort", cohort=COHORT, change=chance.choice(("Set", "Remove")), permille=chance.choice(shares))
+
+
 def way_to(state: State, wanted: State) -> Flip | None:
     """The next flip on the way back to an earlier state; None if it is reached."""
     for name in sorted({*state.flags, *wanted.flags}):
         if state.flags.get(name) != wanted.flags.get(name):
             return Flip("flag", flag=name, value=wanted.flags.get(name))
+    for name in state.cohorts.keys() - wanted.cohorts.keys():
+        return Flip("cohort", cohort=name, change="Remove")
+    return _phase_back(state, wanted) or _shares_back(state, wanted)
+
+
+def _phase_back(state: State, wanted: State) -> Flip | None:
     now, then = PHASES.index(state.phase), PHASES.index(wanted.phase)
     if wanted.hold and not (state.hold and now == then):
         # Only a rollback sets a hold: from one phase further.
@@ -196,10 +245,15 @@ def way_to(state: State, wanted: State) -> Flip | None:
         return Flip("rollback", to=wanted.phase)
     if state.hold and not wanted.hold:
         return Flip("lift")
-    if now < then:
-        return Flip("advance", to=PHASES[now + 1])
+    return Flip("advance", to=PHASES[now + 1]) if now < then else None
+
+
+def _shares_back(state: State, wanted: State) -> Flip | None:
     if state.canary_permille != wanted.canary_permille:
         return Flip("canary", permille=wanted.canary_permille)
+    for name, share in wanted.cohorts.items():
+        if state.cohorts.get(name) != share:
+            return Flip("cohort", cohort=name, change="Set", permille=share)
     if (state.shadow_permille, state.shadow_same) != (wanted.shadow_permille, wanted.shadow_same):
         return Flip("shadow", permille=wanted.shadow_permille, same=wanted.shadow_same)
     return None

@@ -25,7 +25,7 @@ from services.router.core.approvals import NewerCall, basis, live, waiting
 from services.router.core.pending import EXPIRES_SECONDS, PendingCall
 from services.router.core.phase import PHASES, Setting
 from services.router.flows.jobs.recover import RECOVER, SEIZE
-from services.router.flows.steering.measure import Measurement
+from services.router.flows.steering.measure import Measurement, check_routers
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.observe import SettingCache
 
@@ -41,13 +41,6 @@ class SecondPersonNeeded(BatonError):
 
     code = "FAILED_PRECONDITION"
     reason = "SECOND_PERSON_NEEDED"
-
-
-class RoutersNotReady(BatonError):
-    """A router does not know the two-person rule. It would take the steps alone, and drop the rule from the setting."""
-
-    code = "FAILED_PRECONDITION"
-    reason = "ROUTERS_NOT_READY"
 
 
 class IdentityNeeded(BatonError):
@@ -150,18 +143,11 @@ class ApprovalMethods:
     ) -> pb.SetTwoPersonResponse:
         _subject()
         if request.on:
-            self._check_routers()
+            # Another router would take the steps alone, and drop the rule from the setting.
+            check_routers(self._measurement, "two_person")
         decision = Decision(actor_of(request.actor), request.reason, request.generation)
         setting = await self._migration.set_two_person(decision, on=request.on)
         return pb.SetTwoPersonResponse(setting=setting_to_pb(setting))
-
-    def _check_routers(self) -> None:
-        """Raises RoutersNotReady."""
-        obstacles = [f"router {name} is of an earlier release" for name in self._measurement.without("two_person")]
-        if not self._measurement.fresh:
-            obstacles.append("the reports of the other routers cannot be read")
-        if obstacles:
-            raise RoutersNotReady(f"{'; '.join(obstacles)}: nothing was changed")
 
     async def ListPendingCalls(  # noqa: N802
         self, request: approvals_pb2.ListPendingCallsRequest, context: Context

@@ -91,7 +91,16 @@ class Proxy:
                     answer = await self.listing.call(listed, chosen.store)
                 else:
                     call = self._client_call(method, message, request, context, why)
-                    why.chosen = chosen = self._plan(why.setting, method, call.bucket, old_client=old)
+                    account = self._account(why.setting, method, message)
+                    why.chosen = chosen = target(
+                        why.setting,
+                        self.steering.flags,
+                        method.operation,
+                        call.bucket,
+                        old_client=old,
+                        key=call.key,
+                        account=account,
+                    )
                     work = self.forward.call(call, chosen)
                     answer = await (work if method.is_read else self.writes.run(work))
             except Refused as refused:
@@ -170,6 +179,16 @@ class Proxy:
     def _count(self, error: BatonError) -> None:
         if error.code == "UNAVAILABLE":
             self.traffic.unavailable += 1
+
+    def _account(self, setting: Setting, method: Method, message: Message) -> str | None:
+        """Return the account of the record: that of a caller with one account, or of a new record. None: unknown."""
+        account = self.contract.account
+        if account is None or not setting.cohorts:
+            return None if account else ""
+        reachable = current_principal().reachable
+        if reachable is not None and len(reachable) == 1:
+            return next(iter(reachable))
+        return account.of_new(message) if method.operation == "create" else None
 
     def _plan(self, setting: Setting, method: Method, bucket: int | None, *, old_client: bool = False) -> Target:
         return target(setting, self.steering.flags, method.operation, bucket, old_client=old_client)

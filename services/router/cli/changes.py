@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from libs.text import plain
-from services.router.cli import canary_auto
+from services.router.cli import canary_auto, cohorts
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
 from services.router.core import gates, phase
@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
     # Without it, -5 is reported as an unknown option instead of a wrong percentage.
     command(canary, "set", Changing, context_settings={"ignore_unknown_options": True})(set_canary)
     canary_auto.add_to(canary)
+    cohorts.add_to(canary)
     app.add_typer(canary, name="canary")
     hold = typer.Typer(help="The hold at A after a rollback.", no_args_is_help=True)
     command(hold, "lift", Changing)(lift)

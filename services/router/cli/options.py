@@ -177,7 +177,8 @@ class Revealing(Acting):
 
 
 SETTING_KEYS = (
-    "phase generation canary_percent hold shadow_percent shadow_same set_flags limits serves_subjects two_person"
+    "phase generation canary_percent cohorts hold shadow_percent shadow_same set_flags limits serves_subjects"
+    " two_person"
 )
 """Keys of a setting in JSON (`views.setting_view`)."""
 

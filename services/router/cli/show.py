@@ -54,11 +54,13 @@ def setting_line(view: View) -> str:
     canary = (
         f", canary {plain(view['canary_percent'])} %" if view["canary_percent"] or view["phase"] == "DUAL_WRITE" else ""
     )
+    shares = ", ".join(f"{cohort['name']} {plain(cohort['percent'])} %" for cohort in view["cohorts"])
+    cohorts = f", cohorts: {shares}" if shares else ""
     hold = ", held at A" if view["hold"] else ""
     same = " with itself" if view["shadow_same"] else ""
     shadow = f", shadow {plain(view['shadow_percent'])} %{same}" if view["shadow_percent"] else ""
     flags = f", flags set: {len(view['set_flags'])}" if view["set_flags"] else ""
-    return f"{view['phase']}{canary}{shadow}{hold}{flags} (generation {view['generation']})"
+    return f"{view['phase']}{canary}{cohorts}{shadow}{hold}{flags} (generation {view['generation']})"
 
 
 def gates_table(gates: Sequence[View]) -> Table:

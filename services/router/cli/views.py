@@ -18,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from libs.ownership.wire import STORES
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.record.v1 import record_pb2
+from services.router.core.cohorts import Cohort
 from services.router.core.phase import Setting
 from services.router.core.setting_changes import changes
 from services.router.core.setting_message import setting_from_pb
@@ -95,6 +96,7 @@ def setting_view(setting: Setting) -> View:
         "phase": setting.phase.value,
         "generation": setting.generation,
         "canary_percent": setting.canary_permille / 10,
+        "cohorts": [cohort_view(cohort) for cohort in setting.cohorts],
         "hold": setting.hold,
         "shadow_percent": setting.shadow_permille / 10,
         "shadow_same": setting.shadow_same,
@@ -102,6 +104,15 @@ def setting_view(setting: Setting) -> View:
         "limits": dict(setting.limits),
         "serves_subjects": setting.serves_subjects,
         "two_person": setting.two_person,
+    }
+
+
+def cohort_view(cohort: Cohort) -> View:
+    return {
+        "name": cohort.name,
+        "names": cohort.names,
+        "account": cohort.account,
+        "percent": cohort.permille / 10,
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from services.router.control.port import DamagedSetting
+from services.router.core.cohorts import Cohort
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.jobs import Job, JobState
 from services.router.core.pending import PendingCall
@@ -26,6 +27,7 @@ def setting_to_json(setting: Setting) -> str:
             "canary_permille": setting.canary_permille,
             "hold": setting.hold,
             "rehearsal": setting.rehearsal,
+            "cohorts": [_cohort_to_fields(cohort) for cohort in setting.cohorts],
             "flags": dict(setting.flags),
             "limits": dict(setting.limits),
             "shadow_permille": setting.shadow_permille,
@@ -51,6 +53,17 @@ def _call_from_fields(found: Mapping[str, Any]) -> PendingCall:
     return PendingCall(**known, unknown=_unknown(found, _CALL_FIELDS))
 
 
+def _cohort_to_fields(cohort: Cohort) -> dict[str, Any]:
+    named = asdict(cohort)
+    del named["unknown"]
+    return {**named, **_values(cohort.unknown)}
+
+
+def _cohort_from_fields(found: Mapping[str, Any]) -> Cohort:
+    known = {name: value for name, value in found.items() if name in _COHORT_FIELDS}
+    return Cohort(**known, unknown=_unknown(found, _COHORT_FIELDS))
+
+
 def _unknown(found: Mapping[str, Any], known: frozenset[str]) -> tuple[tuple[str, str], ...]:
     return tuple((name, json.dumps(value)) for name, value in sorted(found.items()) if name not in known)
 
@@ -67,6 +80,7 @@ def setting_from_json(text: str) -> Setting:
         canary_permille=int(found["canary_permille"]),
         hold=bool(found["hold"]),
         rehearsal=tuple(found.get("rehearsal", ())),
+        cohorts=tuple(_cohort_from_fields(cohort) for cohort in found.get("cohorts", ())),
         flags=_flags(found.get("flags", {})),
         limits=tuple(sorted((name, float(value)) for name, value in found.get("limits", {}).items())),
         shadow_permille=int(found.get("shadow_permille", 0)),
@@ -137,6 +151,7 @@ def _names(kind: Any) -> frozenset[str]:
 
 
 SETTING_FIELDS, _CALL_FIELDS, _JOB_FIELDS = _names(Setting), _names(PendingCall), _names(Job)
+_COHORT_FIELDS = _names(Cohort)
 
 
 def job_to_json(job: Job) -> str:

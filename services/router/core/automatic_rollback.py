@@ -22,6 +22,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from libs.ownership.model import Store
+from services.router.core.cohorts import sent_home
 from services.router.core.measure import Counts, total
 from services.router.core.phase import ORDER, IllegalMove, Phase, Setting
 from services.router.core.thresholds import DAY_SECONDS, Limits, count, percent, seconds, switch
@@ -109,7 +110,8 @@ def rolled_back(setting: Setting) -> Setting:
     if not setting.rule.way_back:
         raise IllegalMove(f"{setting.phase.value} has no way back: A may be shut down or behind")
     to = min(setting.phase, Phase.DUAL_WRITE, key=ORDER.index)
-    return replace(setting, generation=setting.generation + 1, phase=to, canary_permille=0, hold=True, rehearsal=())
+    after = replace(setting, generation=setting.generation + 1, phase=to, canary_permille=0, hold=True, rehearsal=())
+    return replace(after, cohorts=sent_home(setting.cohorts))
 
 
 def a_rate(counts: Counts) -> float:

@@ -14,6 +14,7 @@ from enum import Enum
 
 from libs.errors import BatonError
 from libs.ownership.model import Store
+from services.router.core.cohorts import Cohort, sent_home
 from services.router.core.pending import PendingCall
 
 CANARY_FULL = 1000
@@ -41,6 +42,8 @@ class PhaseRule:
     """Target of traffic that no other rule steers."""
     canary: bool
     """Canary buckets go to B."""
+    cohorts: bool
+    """Records of a cohort are at the store of its share (see `core.cohorts`)."""
     compared: str
     """Reads that are compared in the background, and their counterpart."""
     shadow: bool
@@ -67,6 +70,7 @@ PHASES: dict[Phase, PhaseRule] = {
     Phase.OFF: PhaseRule(
         home=Store.A,
         canary=False,
+        cohorts=False,
         compared="nothing",
         shadow=False,
         way_back=True,
@@ -82,6 +86,7 @@ PHASES: dict[Phase, PhaseRule] = {
     Phase.SHADOW: PhaseRule(
         home=Store.A,
         canary=False,
+        cohorts=False,
         compared="sampled reads against B",
         shadow=True,
         way_back=True,
@@ -97,6 +102,7 @@ PHASES: dict[Phase, PhaseRule] = {
     Phase.DUAL_WRITE: PhaseRule(
         home=Store.A,
         canary=True,
+        cohorts=True,
         compared="sampled reads against the other store",
         shadow=True,
         way_back=True,
@@ -112,6 +118,7 @@ PHASES: dict[Phase, PhaseRule] = {
     Phase.DUAL_READ: PhaseRule(
         home=Store.B,
         canary=False,
+        cohorts=True,
         compared="sampled reads against A",
         shadow=True,
         way_back=True,
@@ -119,7 +126,7 @@ PHASES: dict[Phase, PhaseRule] = {
         rehearses=True,
         sampled=True,
         gates=("error-rate", "canary-complete", "ledger", "lag", "parked"),
-        effect="every bucket is handed to B; A follows by the event log",
+        effect="every bucket is handed to B, without what a cohort keeps at A; A follows by the event log",
         answers="the record's owner: B, or A until the record has moved",
         crash="nothing; the dead store's records wait, their reads come from the replica, marked stale",
         back="all records that B owns are handed back, under traffic",
@@ -127,6 +134,7 @@ PHASES: dict[Phase, PhaseRule] = {
     Phase.CUTOVER: PhaseRule(
         home=Store.B,
         canary=False,
+        cohorts=False,
         compared="nothing",
         shadow=False,
         way_back=True,
@@ -142,6 +150,7 @@ PHASES: dict[Phase, PhaseRule] = {
     Phase.DEPRECATED: PhaseRule(
         home=Store.B,
         canary=False,
+        cohorts=False,
         compared="nothing",
         shadow=False,
         way_back=False,
@@ -204,6 +213,8 @@ class Setting:
     """All traffic goes to A in any phase. A rollback sets it, only an operator lifts it."""
     rehearsal: tuple[int, ...] = ()
     """Buckets that a rehearsal has moved to the other store."""
+    cohorts: tuple[Cohort, ...] = ()
+    """Records with a share of their own (see `core.cohorts`), in the order in which they match."""
     flags: tuple[tuple[str, bool], ...] = ()
     """Flags that the operator has set: full name and value, ordered by name. An absent flag is unset."""
     limits: tuple[tuple[str, float], ...] = ()
@@ -264,8 +275,9 @@ def rollback(setting: Setting, to: Phase) -> Setting:
         earlier = ", ".join(phase.value for phase in ORDER[: ORDER.index(setting.phase)]) or "none"
         raise IllegalMove(f"{to.value} is not before {setting.phase.value}; earlier phases: {earlier}")
     hold = PHASES[to].home is Store.A
+    cohorts = sent_home(setting.cohorts) if hold else setting.cohorts
     after = replace(setting, generation=setting.generation + 1, phase=to, canary_permille=0, hold=hold, rehearsal=())
-    return _shadowed(after)
+    return _shadowed(replace(after, cohorts=cohorts))
 
 
 def _shadowed(setting: Setting) -> Setting:

@@ -9,8 +9,9 @@ A call of a method goes to a store directly only if all of this holds; every oth
 2. The store is the target of the call, and the home of the bucket by the lasting flags: no change is about to happen.
 3. The bucket is settled there: the store owns the bucket and every record in it.
 4. The store serves, and reports its direct calls: those of an earlier release escape gates and automatic rollback.
-5. No router is needed: the bucket is not in a rehearsal, whose calls the routers count, and the call is not a write in
-   a phase that acknowledges writes from the log.
+5. No router is needed: the bucket is not in a rehearsal, whose calls the routers count, no cohort wants records of the
+   bucket elsewhere, since a route sees the bucket and not the name, and the call is not a write in a phase that
+   acknowledges writes from the log.
 
 A share of the direct calls still goes through a router (`RpcRoutes.sampled_permille`): the comparison of reads, the
 ledger and the gates need some calls there.
@@ -134,7 +135,7 @@ def _free(facts: Facts) -> list[Store | None]:
     found: list[Store | None] = [None] * BUCKETS
     for kind in kinds(setting):
         at = home(setting, facts.lasting_flags, kind.first)
-        if at in serving and not kind.in_rehearsal:
+        if at in serving and not kind.in_rehearsal and not kind.is_mixed:
             for bucket in kind.buckets:
                 found[bucket] = at if facts.settled[bucket] is at else None
     return found

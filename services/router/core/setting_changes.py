@@ -30,6 +30,10 @@ def changes(before: Setting, after: Setting) -> list[str]:
         found.append(f"requests served under {principals(before)} -> {principals(after)}")
     if before.two_person != after.two_person:
         found.append(f"two-person rule {'on' if after.two_person else 'off'}")
+    cohorts = _differing(
+        [(one.name, str(one)) for one in before.cohorts], [(one.name, str(one)) for one in after.cohorts]
+    )
+    found += [f"cohort {new} (was {old or 'none'})" if new else f"cohort {old} removed" for _, old, new in cohorts]
     found += [
         f"flag {name} = {_word(new)} (was {_word(old)})" for name, old, new in _differing(before.flags, after.flags)
     ]

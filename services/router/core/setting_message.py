@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from services.router.core.cohorts import Cohort
 from services.router.core.phase import Phase, Setting
 
 
@@ -19,6 +20,7 @@ def setting_from_pb(message: pb.Setting) -> Setting:
         limits=tuple(sorted(message.limits.items())),
         serves_subjects=message.serves_subjects,
         two_person=message.two_person,
+        cohorts=tuple(Cohort(one.name, one.names, one.account, one.permille) for one in message.cohorts),
     )
 
 

@@ -10,6 +10,7 @@ from services.router.features.shared import Feature, SharedFlows
 FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
     steering.automatic_rollback,
     steering.canary_auto,
+    steering.cohorts,
     steering.direct_clients,
     steering.direct_traffic,
     steering.doctor,

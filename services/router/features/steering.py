@@ -5,6 +5,7 @@ from __future__ import annotations
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.process import certificate_of
+from services.router.api.cohorts import CohortMethods, earlier_routers
 from services.router.api.control import DoctorMethods
 from services.router.api.flags import FlagMethods, flags_of
 from services.router.api.identity import IdentityMethods
@@ -21,6 +22,7 @@ from services.router.features.shared import Feature, SharedFlows
 from services.router.flows.calls.explain import Explainer
 from services.router.flows.jobs.canary import CanaryAuto
 from services.router.flows.jobs.rehearsal import DEFAULT_DELAYS, PropagationDelays, Rehearsal, Rehearsals
+from services.router.flows.moving.cohort_records import CohortRecords
 from services.router.flows.steering.automatic_rollback import AutomaticRollback
 from services.router.flows.steering.clients import ClientWatch
 from services.router.flows.steering.diagnose import Credentials, Doctor
@@ -41,6 +43,24 @@ def canary_auto(flows: SharedFlows) -> Feature:
         flows.clock,
     )
     return Feature(kinds=[kind], status=lambda answer: add_walk(answer, flows.jobs))
+
+
+def cohorts(flows: SharedFlows) -> Feature:
+    """Records with a share of their own."""
+    connections, measurement = flows.connections, flows.measurement
+    methods = CohortMethods(
+        flows.migration,
+        connections.cache,
+        measurement,
+        CohortRecords(flows.transfer, flows.clock),
+        lambda: connections.cache.lasting_flags,
+        has_accounts=connections.contract.account is not None,
+    )
+
+    def add(answer: pb.GetStatusResponse) -> None:
+        answer.alerts.extend(earlier_routers(connections.cache.current, measurement))
+
+    return Feature(methods=[methods], status=add)
 
 
 def rehearsal(flows: SharedFlows, waits: PropagationDelays = DEFAULT_DELAYS) -> Feature:

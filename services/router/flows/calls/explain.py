@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from libs.contract.descriptors import Contract
@@ -15,8 +15,10 @@ from libs.errors import BatonError, InvalidField
 from libs.ownership.model import Store, Version, bucket_of
 from libs.ownership.wire import STORES, version_from_pb
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
+from libs.text import plain
+from services.router.core.cohorts import Cohort, cohort_of
 from services.router.core.phase import Setting
-from services.router.core.plan import Target, canary_buckets, target
+from services.router.core.plan import UNKNOWN_ACCOUNT, Target, canary_buckets, target
 from services.router.flows.steering_view import Steering
 from services.router.flows.stores import StoreClient, Stores
 
@@ -41,6 +43,8 @@ class RowView:
     version: Version = NO_VERSION
     owner: Store | None = None
     """The owner in this store's row. If it has no row, the owner of the bucket."""
+    account: str = ""
+    """Account of the record; "" if it has none, or this program cannot read it."""
 
     def __str__(self) -> str:
         if self.trouble:
@@ -68,6 +72,7 @@ class Explainer:
     def __init__(self, contract: Contract, steering: Steering, stores: Stores) -> None:
         self._steering = steering
         self._stores = stores
+        self._account = contract.account
         self._lists = any(method.shape is not None for method in contract.methods.values())
         self._keys: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
         for method in contract.methods.values():
@@ -85,11 +90,12 @@ class Explainer:
         steering = self._steering
         setting, flags = steering.current, steering.flags
         bucket = bucket_of(key) if key else None
-        chosen = target(setting, flags, operation, bucket)
         rows = tuple(await asyncio.gather(*(self._row(client, key) for client in self._stores.values()))) if key else ()
+        account = _account(rows)
+        chosen = target(setting, flags, operation, bucket, key=key, account=account)
         return Explanation(
             target=chosen,
-            because=_because(setting, chosen, operation, bucket),
+            because=_because(setting, chosen, operation, bucket, cohort_of(setting.cohorts, key, account)),
             setting=setting,
             bucket=bucket,
             canary_buckets=canary_buckets(setting.canary_permille) if setting.rule.canary else 0,
@@ -130,7 +136,14 @@ class Explainer:
             live=record.live,
             version=version_from_pb(record.version),
             owner=STORES.get(record.owner),
+            account=self._account.of(record.payload, record.schema_version) if self._account else "",
         )
+
+
+def _account(rows: Iterable[RowView]) -> str | None:
+    """The record's account; None if no store has shown the record."""
+    found = [row for row in rows if row.exists and not row.trouble]
+    return max(found, key=lambda row: row.version).account if found else None
 
 
 async def _look(client: StoreClient, key: str) -> RowView | None:
@@ -146,7 +159,7 @@ async def _look(client: StoreClient, key: str) -> RowView | None:
     return None
 
 
-def _because(setting: Setting, chosen: Target, operation: str, bucket: int | None) -> str:
+def _because(setting: Setting, chosen: Target, operation: str, bucket: int | None, cohort: Cohort | None) -> str:
     where = f"the call goes to {chosen.store}"
     reasons = {
         "hold": "all traffic is held at A since a rollback",
@@ -155,9 +168,22 @@ def _because(setting: Setting, chosen: Target, operation: str, bucket: int | Non
         "rehearsal": f"bucket {bucket} is away for a rehearsal",
         "canary": f"bucket {bucket} is one of the {canary_buckets(setting.canary_permille)} canary buckets"
         f" ({setting.canary_permille / 10:g} %)",
+        UNKNOWN_ACCOUNT: "no store shows the account of the record, and a cohort by account may want it elsewhere, so"
+        " the call moves no record",
         "phase": f"no other rule applies, and the home of all traffic in {setting.phase.value} is {chosen.store}",
     }
+    if cohort is not None and bucket is not None:
+        reasons[f"cohort {cohort.name}"] = _share(cohort, bucket)
     return f"{reasons.get(chosen.rule, chosen.rule)}: {where}"
+
+
+def _share(cohort: Cohort, bucket: int) -> str:
+    is_in = "is one" if cohort.store(bucket) is Store.B else "is not one"
+    count = canary_buckets(cohort.permille)
+    return (
+        f"the record is of cohort {cohort.name} ({cohort.rule}), and bucket {bucket} {is_in} of the {count} buckets"
+        f" of its share ({plain(cohort.permille / 10)} %)"
+    )
 
 
 def _word(chosen: Target) -> str:

@@ -1,7 +1,8 @@
 """The mover: hand buckets over until each is at its home, the store that the setting gives it.
 
 For each bucket it first hands over ownership of the bucket, so that the target creates new records, then the existing
-records in batches, under live traffic.
+records in batches, under live traffic. A record whose cohort wants it elsewhere stays where it is, or goes to the other
+store alone: records and buckets have owners of their own.
 
 The mover keeps no state between passes. A pass reads both stores and moves every bucket that is not at home. So a pass
 can be interrupted at any point, and after a change of the setting the next pass moves buckets to their new homes.
@@ -28,6 +29,7 @@ from services.router.core.phase import Setting
 from services.router.core.plan import Aim, Flags, aim, home
 from services.router.flows.moving.bucket_moves import BucketMoves, Move
 from services.router.flows.moving.bulk import BulkMoves, Strays
+from services.router.flows.moving.cohort_records import NONE_APART, Apart, CohortRecords, stays
 from services.router.flows.moving.transfer import BULK_SECONDS, Transfer
 from services.router.flows.rate import Rate
 from services.router.flows.steering_view import Steering
@@ -75,6 +77,8 @@ class Bucket:
     rows: dict[Store, int] = field(default_factory=dict)
     term: int = 0
     """Its latest term that a store reported."""
+    apart: Apart = field(default_factory=lambda: NONE_APART)
+    """Records whose cohort wants them at the other store than the bucket's home."""
 
     @property
     def on_their_way(self) -> int:
@@ -91,7 +95,17 @@ class Bucket:
         return self.rows.get(Store.A) == self.rows.get(Store.B)
 
     def is_at(self, store: Store) -> bool:
+        """Whether the store owns the bucket and every record in it."""
         return self.bucket_owner is store and not self.owned.get(store.other)
+
+    def is_home(self, home: Store) -> bool:
+        """Whether the bucket and every record in it are where they belong."""
+        return self.bucket_owner is home and not self.apart[home] and not self.to_move(home)
+
+    def to_move(self, home: Store) -> int:
+        """Number of records that are not where they belong. The store that the bucket leaves may have been asked for
+        its count before it was asked for the names."""
+        return abs(self.owned.get(home.other, 0) - len(self.apart[home.other])) + len(self.apart[home])
 
 
 def groups(away: Sequence[Bucket], homes: Mapping[int, Store]) -> list[Group]:
@@ -169,6 +183,7 @@ class Mover:
         self._bucket_owners = BucketMoves(transfer)
         self._bulk = BulkMoves(stores, transfer)
         self._strays = Strays(transfer, clock)
+        self.cohorts = CohortRecords(transfer, clock)
         self._knows_bulk = False
         """Whether the records of the current pass are moved in bulk."""
         self._steering = steering
@@ -266,13 +281,17 @@ class Mover:
             for counted in counts.buckets:
                 buckets[counted.bucket].owned[store] = counted.owned
                 buckets[counted.bucket].rows[store] = counted.records
+        setting, flags = self._steering.current, self._steering.lasting_flags
+        owned = {number: bucket.owned for number, bucket in buckets.items()}
+        for number, apart in (await self.cohorts.apart(setting, flags, owned)).items():
+            buckets[number].apart = apart
         return buckets
 
     def _judge(self, buckets: Mapping[int, Bucket]) -> Sequence[Bucket]:
         """Update the status, and return the buckets that are not at home."""
         setting, flags = self._steering.current, self._steering.lasting_flags
         homes = {number: home(setting, flags, number) for number in buckets}
-        away = [bucket for number, bucket in buckets.items() if not bucket.is_at(homes[number])]
+        away = [bucket for number, bucket in buckets.items() if not bucket.is_home(homes[number])]
         at_home = tuple(homes[number] if bucket.is_at(homes[number]) else None for number, bucket in buckets.items())
         if at_home != self.at_home:
             self.at_home = at_home
@@ -300,7 +319,7 @@ class Mover:
         setting, flags = self._steering.current, self._steering.lasting_flags
         wanted = aim(setting, flags)
         homes = {bucket.number: home(setting, flags, bucket.number) for bucket in away}
-        total = sum(bucket.owned.get(homes[bucket.number].other, 0) for bucket in away)
+        total = sum(bucket.to_move(homes[bucket.number]) for bucket in away)
         self.progress = Handover(running=True, total=total, note=f"moving {len(away)} buckets")
         self._leased_until = self._clock.monotonic() + LEASE_SECONDS / 2
         self._knows_bulk = total > 0 and await self._bulk.is_known()
@@ -368,17 +387,26 @@ class Mover:
         for move in moves:
             self._moves.add(move)
         numbers = [bucket.number for bucket in group]
-        if self._knows_bulk:
-            await self._move_in_bulk(numbers, to, wanted)
-        # One by one: records that were busy, that were created meanwhile, or that cannot leave.
+        whole = [bucket.number for bucket in group if not bucket.apart[to.other]]
+        if self._knows_bulk and whole:
+            await self._move_in_bulk(whole, to, wanted)
+        # One by one: records that were busy, that were created meanwhile, that cannot leave, or beside those that stay.
+        setting, flags, apart = self._steering.current, self._steering.lasting_flags, [one.apart for one in group]
         keys = await self._transfer.keys(to.other, numbers, owned_only=True)
+        keys = [key for key in keys if not stays(setting, flags, key, to, apart)]
+        left = await self._move_some(keys, to, wanted)
+        left += await self._move_some([key for one in apart for key in sorted(one[to])], to.other, wanted)
+        return {bucket_of(key) for key in left}.union(*(move.kept for move in moves))
+
+    async def _move_some(self, keys: Sequence[str], to: Store, wanted: Aim) -> list[str]:
+        """Move records until the aim changes. Returns the keys of those that are left."""
         left: list[str] = []
         for start in range(0, len(keys), BATCH):
             if self._aim() != wanted:
                 left += keys[start:]
                 break
             left += await self._move_records(keys[start : start + BATCH], to)
-        return {bucket_of(key) for key in left}.union(*(move.kept for move in moves))
+        return left
 
     async def _move_in_bulk(self, buckets: Sequence[int], to: Store, wanted: Aim) -> None:
         async with aclosing(self._bulk.move(buckets, to)) as steps:

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from libs.errors import BatonError
 from libs.ownership.limits import MAX_COPY_BYTES
 from libs.ownership.model import Store, bucket_of
 from libs.ownership.wire import STORE_NUMBERS
@@ -34,6 +35,13 @@ Result = pb.ReleaseRecordsResponse.Result
 RELEASED = pb.ReleaseRecordsResponse.OUTCOME_RELEASED
 ABSENT = pb.ReleaseRecordsResponse.OUTCOME_ABSENT
 BUSY = pb.ReleaseRecordsResponse.OUTCOME_BUSY
+
+
+class NotListed(BatonError):
+    """A process of a store does not list records of cohorts: upgrade it."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "RECORDS_NOT_LISTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,28 @@ class Transfer:
         async for page in self._pages(store, buckets, owned_only=owned_only, names_only=True):
             found += _keys_of(page)
         return found
+
+    async def keys_by_rule(
+        self, store: Store, *, pattern: str = "", account: str = ""
+    ) -> AsyncGenerator[Sequence[str], None]:
+        """Yield pages of the keys that a store owns, of this pattern or account. Raises NotListed."""
+        client, last, more = self._stores[store], "", True
+        while more:
+            request = pb.ExportRecordsRequest(
+                after=last,
+                limit=KEYS,
+                owned_only=True,
+                keys_only=True,
+                names_only=True,
+                pattern=pattern,
+                account=account,
+            )
+            page: pb.ExportRecordsResponse = await _ask(client, client.replication.ExportRecords, request, BULK_SECONDS)
+            if not page.by_rule:
+                raise NotListed(f"store {store} runs an earlier release, which does not list records of cohorts")
+            yield page.keys
+            more = page.more and bool(page.keys)
+            last = page.keys[-1] if page.keys else ""
 
     async def envelopes(self, store: Store, buckets: Sequence[int]) -> list[record_pb2.Record]:
         """Like `keys`, but return whole records, without payload and served requests."""

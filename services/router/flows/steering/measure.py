@@ -19,6 +19,7 @@ from typing import NamedTuple
 from opentelemetry.metrics import Meter as MetricsMeter
 
 from libs.clock import Clock
+from libs.errors import BatonError
 from libs.ownership.model import Store
 from libs.tasks import Loop
 from libs.telemetry.instruments import Reading, observe
@@ -45,6 +46,13 @@ LOAD_SECONDS = 10
 """The period over which the current latency of live traffic is measured."""
 
 NOTHING = ShadowCounts()
+
+
+class RoutersNotReady(BatonError):
+    """A live router is of an earlier release, which does not know this rule: upgrade or stop it first."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "ROUTERS_NOT_READY"
 
 
 @dataclass(slots=True)
@@ -342,6 +350,15 @@ class Measurement:
         await self.exchange()
         loop.well()
         await asyncio.sleep(INTERVAL_SECONDS)
+
+
+def check_routers(measurement: Measurement, setting_field: str) -> None:
+    """Raises RoutersNotReady unless every live router knows this field of the setting."""
+    obstacles = [f"router {name} is of an earlier release" for name in measurement.without(setting_field)]
+    if not measurement.fresh:
+        obstacles.append("the reports of the other routers cannot be read")
+    if obstacles:
+        raise RoutersNotReady(f"{'; '.join(obstacles)}: nothing was changed")
 
 
 def answered_by_b(measurement: Measurement) -> dict[str, int]:

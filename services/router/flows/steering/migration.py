@@ -12,10 +12,11 @@ from typing import NamedTuple
 from libs.clock import Clock
 from libs.errors import InvalidField
 from services.router.control.port import AUTOMATIC, ControlStore, DamagedSetting, JournalEntry
-from services.router.core import approvals
+from services.router.core import approvals, cohort_changes
 from services.router.core import phase as phases
 from services.router.core.attention import clock_warning
 from services.router.core.automatic_rollback import rolled_back
+from services.router.core.cohorts import Cohort
 from services.router.core.gates import Evidence, GateResult, Limits, Verdict, check, not_overridable, warnings, worst
 from services.router.core.limits import changed
 from services.router.core.pace import Pace
@@ -189,6 +190,21 @@ class Migration:
             raise InvalidField("permille", permille, "0 to 1000 thousandths, that is 0 to 100 % in steps of 0.1 %")
         before = await self._begin(decision)
         return await self._commit("canary", decision, before, phases.set_canary(before, permille))
+
+    async def add_cohort(self, decision: Decision, cohort: Cohort, *, first: bool = False) -> Setting:
+        """Raises as `rollback` does, and TooManyCohorts."""
+        before = await self._begin(decision)
+        return await self._commit("cohort", decision, before, cohort_changes.add_cohort(before, cohort, first=first))
+
+    async def set_cohort(self, decision: Decision, name: str, permille: int) -> Setting:
+        """Set the share of a cohort. Raises as `rollback` does, and CohortNotFound."""
+        before = await self._begin(decision)
+        return await self._commit("cohort", decision, before, cohort_changes.set_share(before, name, permille))
+
+    async def remove_cohort(self, decision: Decision, name: str) -> Setting:
+        """Raises as `rollback` does, and CohortNotFound."""
+        before = await self._begin(decision)
+        return await self._commit("cohort", decision, before, cohort_changes.remove_cohort(before, name))
 
     async def set_shadow(self, decision: Decision, permille: int, *, same: bool = False) -> Setting:
         """Set the thousandths of the reads to compare with the other store. Raises as `rollback` does."""

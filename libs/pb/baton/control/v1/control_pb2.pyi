@@ -3,6 +3,7 @@
 isort:skip_file
 The operator's API of a router, served on a listener of its own."""
 
+from libs.pb.baton.control.v1 import cohorts_pb2 as _cohorts_pb2
 from libs.pb.baton.record.v1 import record_pb2 as _record_pb2
 from libs.pb.baton.telemetry.v1 import telemetry_pb2 as _telemetry_pb2
 from collections import abc as _abc
@@ -178,6 +179,7 @@ class Setting(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     SERVES_SUBJECTS_FIELD_NUMBER: _builtins.int
     TWO_PERSON_FIELD_NUMBER: _builtins.int
+    COHORTS_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     phase: Global___Phase.ValueType
     canary_permille: _builtins.int
@@ -204,6 +206,10 @@ class Setting(_message.Message):
     def limits(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Limits of gates and of automatic rollback that override the routers' own settings, by name."""
 
+    @_builtins.property
+    def cohorts(self) -> _containers.RepeatedCompositeFieldContainer[_cohorts_pb2.Cohort]:
+        """Records with a share of their own, in the order in which they match. Those by name come before those by account."""
+
     def __init__(
         self,
         *,
@@ -218,14 +224,176 @@ class Setting(_message.Message):
         limits: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         serves_subjects: _builtins.bool = ...,
         two_person: _builtins.bool = ...,
+        cohorts: _abc.Iterable[_cohorts_pb2.Cohort] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "flags", b"flags", "generation", b"generation", "hold", b"hold", "limits", b"limits", "phase", b"phase", "rehearsal", b"rehearsal", "serves_subjects", b"serves_subjects", "shadow_permille", b"shadow_permille", "shadow_same", b"shadow_same", "two_person", b"two_person"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_permille", b"canary_permille", "cohorts", b"cohorts", "flags", b"flags", "generation", b"generation", "hold", b"hold", "limits", b"limits", "phase", b"phase", "rehearsal", b"rehearsal", "serves_subjects", b"serves_subjects", "shadow_permille", b"shadow_permille", "shadow_same", b"shadow_same", "two_person", b"two_person"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Setting: _TypeAlias = Setting  # noqa: Y015
+
+@_typing.final
+class AddCohortRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    """Reason, kept in the journal."""
+    generation: _builtins.int
+    """Generation of the setting that the decision is based on. 0 accepts any."""
+    first: _builtins.bool
+    """Put it before the other cohorts. Otherwise it is behind them."""
+    @_builtins.property
+    def cohort(self) -> _cohorts_pb2.Cohort: ...
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        cohort: _cohorts_pb2.Cohort | None = ...,
+        first: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cohort", b"cohort"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cohort", b"cohort", "first", b"first", "generation", b"generation", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddCohortRequest: _TypeAlias = AddCohortRequest  # noqa: Y015
+
+@_typing.final
+class AddCohortResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def setting(self) -> Global___Setting: ...
+    def __init__(
+        self,
+        *,
+        setting: Global___Setting | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddCohortResponse: _TypeAlias = AddCohortResponse  # noqa: Y015
+
+@_typing.final
+class SetCohortRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PERMILLE_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    """Reason, kept in the journal."""
+    generation: _builtins.int
+    """Generation of the setting that the decision is based on. 0 accepts any."""
+    name: _builtins.str
+    """Name of the cohort."""
+    permille: _builtins.int
+    """Share that goes to B, in thousandths: 0 to 1000."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        name: _builtins.str = ...,
+        permille: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "generation", b"generation", "name", b"name", "permille", b"permille", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCohortRequest: _TypeAlias = SetCohortRequest  # noqa: Y015
+
+@_typing.final
+class SetCohortResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def setting(self) -> Global___Setting: ...
+    def __init__(
+        self,
+        *,
+        setting: Global___Setting | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCohortResponse: _TypeAlias = SetCohortResponse  # noqa: Y015
+
+@_typing.final
+class RemoveCohortRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    """Reason, kept in the journal."""
+    generation: _builtins.int
+    """Generation of the setting that the decision is based on. 0 accepts any."""
+    name: _builtins.str
+    """Name of the cohort."""
+    def __init__(
+        self,
+        *,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "generation", b"generation", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveCohortRequest: _TypeAlias = RemoveCohortRequest  # noqa: Y015
+
+@_typing.final
+class RemoveCohortResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def setting(self) -> Global___Setting: ...
+    def __init__(
+        self,
+        *,
+        setting: Global___Setting | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveCohortResponse: _TypeAlias = RemoveCohortResponse  # noqa: Y015
 
 @_typing.final
 class SetTwoPersonRequest(_message.Message):

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from libs.pb.baton.control.v1 import approvals_pb2 as baton_dot_control_dot_v1_dot_approvals__pb2
+from libs.pb.baton.control.v1 import cohorts_pb2 as baton_dot_control_dot_v1_dot_cohorts__pb2
 from libs.pb.baton.control.v1 import conflicts_pb2 as baton_dot_control_dot_v1_dot_conflicts__pb2
 from libs.pb.baton.control.v1 import control_pb2 as baton_dot_control_dot_v1_dot_control__pb2
 from libs.pb.baton.control.v1 import ending_pb2 as baton_dot_control_dot_v1_dot_ending__pb2
@@ -68,6 +69,26 @@ class ControlServiceStub:
                 '/baton.control.v1.ControlService/SetCanary',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetCanaryRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetCanaryResponse.FromString,
+                _registered_method=True)
+        self.AddCohort = channel.unary_unary(
+                '/baton.control.v1.ControlService/AddCohort',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.AddCohortRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.AddCohortResponse.FromString,
+                _registered_method=True)
+        self.SetCohort = channel.unary_unary(
+                '/baton.control.v1.ControlService/SetCohort',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetCohortRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetCohortResponse.FromString,
+                _registered_method=True)
+        self.RemoveCohort = channel.unary_unary(
+                '/baton.control.v1.ControlService/RemoveCohort',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.RemoveCohortRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.RemoveCohortResponse.FromString,
+                _registered_method=True)
+        self.PreviewCohort = channel.unary_unary(
+                '/baton.control.v1.ControlService/PreviewCohort',
+                request_serializer=baton_dot_control_dot_v1_dot_cohorts__pb2.PreviewCohortRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_cohorts__pb2.PreviewCohortResponse.FromString,
                 _registered_method=True)
         self.LiftHold = channel.unary_unary(
                 '/baton.control.v1.ControlService/LiftHold',
@@ -316,6 +337,34 @@ class ControlServiceServicer:
 
     def SetCanary(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddCohort(self, request, context):
+        """Adds records with a share of their own. Fails with FAILED_PRECONDITION, ROUTERS_NOT_READY while a router or store of
+        an earlier release runs, which does not know cohorts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCohort(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveCohort(self, request, context):
+        """Removes a cohort. Its records follow canary and phase again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewCohort(self, request, context):
+        """Counts the records of a cohort, and those that would move. Changes nothing.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -650,6 +699,26 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.SetCanary,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetCanaryRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetCanaryResponse.SerializeToString,
+            ),
+            'AddCohort': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddCohort,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.AddCohortRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.AddCohortResponse.SerializeToString,
+            ),
+            'SetCohort': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCohort,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.SetCohortRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.SetCohortResponse.SerializeToString,
+            ),
+            'RemoveCohort': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveCohort,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.RemoveCohortRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.RemoveCohortResponse.SerializeToString,
+            ),
+            'PreviewCohort': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewCohort,
+                    request_deserializer=baton_dot_control_dot_v1_dot_cohorts__pb2.PreviewCohortRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_cohorts__pb2.PreviewCohortResponse.SerializeToString,
             ),
             'LiftHold': grpc.unary_unary_rpc_method_handler(
                     servicer.LiftHold,
@@ -1019,6 +1088,114 @@ class ControlService:
             '/baton.control.v1.ControlService/SetCanary',
             baton_dot_control_dot_v1_dot_control__pb2.SetCanaryRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.SetCanaryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddCohort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/AddCohort',
+            baton_dot_control_dot_v1_dot_control__pb2.AddCohortRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.AddCohortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCohort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/SetCohort',
+            baton_dot_control_dot_v1_dot_control__pb2.SetCohortRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.SetCohortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveCohort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/RemoveCohort',
+            baton_dot_control_dot_v1_dot_control__pb2.RemoveCohortRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.RemoveCohortResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewCohort(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/PreviewCohort',
+            baton_dot_control_dot_v1_dot_cohorts__pb2.PreviewCohortRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_cohorts__pb2.PreviewCohortResponse.FromString,
             options,
             channel_credentials,
             insecure,

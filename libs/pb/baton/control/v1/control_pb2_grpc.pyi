@@ -4,6 +4,7 @@ isort:skip_file
 The operator's API of a router, served on a listener of its own."""
 
 from libs.pb.baton.control.v1 import approvals_pb2 as _approvals_pb2
+from libs.pb.baton.control.v1 import cohorts_pb2 as _cohorts_pb2
 from libs.pb.baton.control.v1 import conflicts_pb2 as _conflicts_pb2
 from libs.pb.baton.control.v1 import control_pb2 as _control_pb2
 from libs.pb.baton.control.v1 import ending_pb2 as _ending_pb2
@@ -47,6 +48,15 @@ class ControlServiceStub:
     RollbackPhase: _grpc.UnaryUnaryMultiCallable[_control_pb2.RollbackPhaseRequest, _control_pb2.RollbackPhaseResponse]
     """Returns to an earlier phase at once, without gates."""
     SetCanary: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetCanaryRequest, _control_pb2.SetCanaryResponse]
+    AddCohort: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddCohortRequest, _control_pb2.AddCohortResponse]
+    """Adds records with a share of their own. Fails with FAILED_PRECONDITION, ROUTERS_NOT_READY while a router or store of
+    an earlier release runs, which does not know cohorts.
+    """
+    SetCohort: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetCohortRequest, _control_pb2.SetCohortResponse]
+    RemoveCohort: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveCohortRequest, _control_pb2.RemoveCohortResponse]
+    """Removes a cohort. Its records follow canary and phase again."""
+    PreviewCohort: _grpc.UnaryUnaryMultiCallable[_cohorts_pb2.PreviewCohortRequest, _cohorts_pb2.PreviewCohortResponse]
+    """Counts the records of a cohort, and those that would move. Changes nothing."""
     LiftHold: _grpc.UnaryUnaryMultiCallable[_control_pb2.LiftHoldRequest, _control_pb2.LiftHoldResponse]
     """Lifts the hold that a rollback left, so that traffic follows the phase again."""
     ListJournal: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListJournalRequest, _control_pb2.ListJournalResponse]
@@ -166,6 +176,15 @@ class ControlServiceAsyncStub(ControlServiceStub):
     RollbackPhase: _aio.UnaryUnaryMultiCallable[_control_pb2.RollbackPhaseRequest, _control_pb2.RollbackPhaseResponse]  # type: ignore[assignment]
     """Returns to an earlier phase at once, without gates."""
     SetCanary: _aio.UnaryUnaryMultiCallable[_control_pb2.SetCanaryRequest, _control_pb2.SetCanaryResponse]  # type: ignore[assignment]
+    AddCohort: _aio.UnaryUnaryMultiCallable[_control_pb2.AddCohortRequest, _control_pb2.AddCohortResponse]  # type: ignore[assignment]
+    """Adds records with a share of their own. Fails with FAILED_PRECONDITION, ROUTERS_NOT_READY while a router or store of
+    an earlier release runs, which does not know cohorts.
+    """
+    SetCohort: _aio.UnaryUnaryMultiCallable[_control_pb2.SetCohortRequest, _control_pb2.SetCohortResponse]  # type: ignore[assignment]
+    RemoveCohort: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveCohortRequest, _control_pb2.RemoveCohortResponse]  # type: ignore[assignment]
+    """Removes a cohort. Its records follow canary and phase again."""
+    PreviewCohort: _aio.UnaryUnaryMultiCallable[_cohorts_pb2.PreviewCohortRequest, _cohorts_pb2.PreviewCohortResponse]  # type: ignore[assignment]
+    """Counts the records of a cohort, and those that would move. Changes nothing."""
     LiftHold: _aio.UnaryUnaryMultiCallable[_control_pb2.LiftHoldRequest, _control_pb2.LiftHoldResponse]  # type: ignore[assignment]
     """Lifts the hold that a rollback left, so that traffic follows the phase again."""
     ListJournal: _aio.UnaryUnaryMultiCallable[_control_pb2.ListJournalRequest, _control_pb2.ListJournalResponse]  # type: ignore[assignment]
@@ -318,6 +337,39 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.SetCanaryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetCanaryResponse, _abc.Awaitable[_control_pb2.SetCanaryResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AddCohort(
+        self,
+        request: _control_pb2.AddCohortRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.AddCohortResponse, _abc.Awaitable[_control_pb2.AddCohortResponse]]:
+        """Adds records with a share of their own. Fails with FAILED_PRECONDITION, ROUTERS_NOT_READY while a router or store of
+        an earlier release runs, which does not know cohorts.
+        """
+
+    @_abc_1.abstractmethod
+    def SetCohort(
+        self,
+        request: _control_pb2.SetCohortRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetCohortResponse, _abc.Awaitable[_control_pb2.SetCohortResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RemoveCohort(
+        self,
+        request: _control_pb2.RemoveCohortRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RemoveCohortResponse, _abc.Awaitable[_control_pb2.RemoveCohortResponse]]:
+        """Removes a cohort. Its records follow canary and phase again."""
+
+    @_abc_1.abstractmethod
+    def PreviewCohort(
+        self,
+        request: _cohorts_pb2.PreviewCohortRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cohorts_pb2.PreviewCohortResponse, _abc.Awaitable[_cohorts_pb2.PreviewCohortResponse]]:
+        """Counts the records of a cohort, and those that would move. Changes nothing."""
 
     @_abc_1.abstractmethod
     def LiftHold(
