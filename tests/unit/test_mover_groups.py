@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from libs.ownership.model import BUCKETS, Store
-from services.router.flows.moving.mover import GROUP, GROUP_ROWS, Bucket, groups
+from services.router.flows.moving.buckets import GROUP, GROUP_ROWS, Bucket, groups
 
 
 def test_a_group_has_a_bounded_number_of_buckets_and_of_rows() -> None:
