@@ -24,7 +24,7 @@ PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index
 	--python-version 3.11 --custom-compile-command "make pins"
 
 .PHONY: help env stack protos image check-protos openapi check-openapi alerts docs check-docs protos-baseline \
-	client-versions versions lint check test bytecode fuzz mutants mcp-conformance storms demo bench up down pins clean
+	client-versions upgrade versions lint check test bytecode fuzz mutants mcp-conformance storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -119,6 +119,11 @@ mcp-conformance: env $(MCP_NODE)/.installed ## run the MCP conformance suite and
 storms: bytecode stack ## the storm and recovery suites in full length, RUNS=10 times
 	@for run in $$(seq $(RUNS)); do echo "run $$run of $(RUNS)"; \
 	BATON_TEST_STORMS=full $(BIN)/python -m pytest -q $(STORMS) || exit 1; done
+
+FROM ?= HEAD~1
+
+upgrade: bytecode stack ## upgrade a system under load, process by process, from the commit FROM=HEAD~1 to this tree, and back
+	$(BIN)/python -m tests.upgrade $(FROM) --stack real
 
 client-versions: env ## run baton-client's tests with the oldest and the newest packages that it takes
 	rm -rf build/client && mkdir -p build && cp -r clients/python build/client
