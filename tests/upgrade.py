@@ -20,9 +20,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from uuid import uuid4
 
 from libs.eventlog.address import open_event_log
-from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox, SandboxSpec
 from libs.pb.sandbox.v1.sandbox_service_pb2 import CreateSandboxRequest
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.proving.servers.process import Command, ServerProcess
@@ -110,11 +110,8 @@ async def fill(address: str, records: int) -> None:
 
         async def create() -> None:
             for number in numbers:
-                made = CreateSandboxRequest(
-                    sandbox_id=f"kept-{number:05}",
-                    sandbox=Sandbox(account=ACTOR, spec=SandboxSpec(image="kept:1")),
-                    request_id=f"kept-{number}",
-                )
+                made = CreateSandboxRequest(sandbox_id=f"kept-{number:05}", request_id=str(uuid4()))
+                made.sandbox.account, made.sandbox.spec.image = ACTOR, "kept:1"
                 await stub.CreateSandbox(made, timeout=30)
 
         await asyncio.gather(*(create() for _ in range(16)))
