@@ -82,7 +82,7 @@ async def _break_off(client: Any) -> None:
     sender = getattr(client, "_sender", None)
     try:
         async with asyncio.timeout(_BREAK_OFF_SECONDS):
-            await connections.close()
+            await _close(connections)
             # After one cancellation, the sender still waits for its request, and that for metadata that is no longer
             # fetched.
             while sender is not None and sender.sender_task is not None and not sender.sender_task.done():
@@ -93,3 +93,15 @@ async def _break_off(client: Any) -> None:
     finally:
         if sender is not None:
             client._message_accumulator.fail_all(KafkaError("the producer was given up"))
+
+
+async def _close(connections: Any) -> None:
+    """Close them in a task: if a stop was cancelled while it closed them, a second close raises CancelledError, which
+    would look like a cancellation of the caller."""
+    closing = asyncio.create_task(connections.close())
+    try:
+        await asyncio.wait({closing})
+    finally:
+        closing.cancel()
+    if not closing.cancelled() and (error := closing.exception()) is not None:
+        raise error
