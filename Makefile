@@ -23,8 +23,8 @@ OPENAPI := $(IMAGE) libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService libs/p
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos image check-protos openapi check-openapi alerts docs check-docs protos-baseline \
-	client-versions upgrade versions lint check test bytecode fuzz mutants mcp-conformance storms demo bench up down pins clean
+.PHONY: help env stack protos image check-protos openapi check-openapi alerts kubernetes-schemas docs \
+	check-docs protos-baseline client-versions upgrade versions lint check test bytecode fuzz mutants mcp-conformance storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,10 @@ check-openapi: image ## fail if the OpenAPI document is not fresh
 
 protos-baseline: image ## with a release: take its protos as what later ones must not break
 	$(BIN)/buf build $(IMAGE) --exclude-imports --exclude-source-info -o protos/baseline.binpb
+
+kubernetes-schemas: env ## write the schemas that the Kubernetes manifests are checked with
+	@$(BIN)/uv run -q --no-project --python $(BIN)/python --with kubernetes-validate==1.37.0 \
+	python deploy/kubernetes/make_schemas.py
 
 docs: env ## write the documents that follow from the code
 	$(BIN)/python docs/generate.py

@@ -1386,7 +1386,30 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "deploy.kubernetes": Requirement(
-        "Manifests are rendered and validated, and their commands, environment and probes are run"
+        "Manifests are rendered and validated, and their commands, environment and probes are run",
+        _in(
+            "integration/test_kubernetes.py",
+            "the_manifests_are_valid_for_the_oldest_kubernetes",
+            "a_field_that_kubernetes_does_not_know_is_refused",
+            "the_environment_of_a_container_loads_as_its_programs_settings",
+            "only_calls_that_the_settings_name_are_allowed",
+            "a_program_is_ready_when_its_listeners_are",
+            "a_program_survives_the_loss_of_a_node",
+            "a_pod_has_more_time_to_end_than_its_program_takes",
+            "in_production_every_leg_is_encrypted_and_every_caller_is_known",
+            "prometheus_finds_every_program",
+        )
+        + _in(
+            "integration/test_kubernetes_files.py",
+            "a_document_has_only_fields_that_kubernetes_knows",
+            "a_pod_can_do_no_more_than_it_needs",
+            "a_fenced_store_is_not_killed",
+            "the_old_file_is_copied_into_the_volume_that_the_old_service_gets",
+        )
+        + _in(
+            "integration/test_kubernetes_start.py",
+            "both_overlays_start_in_no_order_serve_a_client_and_end_in_time",
+        ),
     ),
     "adapter.guide": Requirement(
         "A new SQL store is a set of small operations on one transaction; the protocol is not written again"

@@ -42,12 +42,12 @@ def make_secrets(directory: Path) -> list[Path]:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     before = _contents(directory)
     for name in ("token", "client_token", "operator_token", "kafka_password", "postgres_password", "redis_password"):
-        _keep(directory / name, secrets.token_urlsafe(_BYTES))
+        keep(directory / name, secrets.token_urlsafe(_BYTES))
     known = {file.name: file.read_text() for file in directory.iterdir() if file.suffix == ""}
     for name, text in _made_of(known).items():
-        _keep(directory / name, text)
+        keep(directory / name, text)
     key = base64.b64encode(secrets.token_bytes(_BYTES)).decode()
-    _keep(directory / "event_keys.toml", f'sign = "1"\n\n[keys]\n1 = "{key}"\n')
+    keep(directory / "event_keys.toml", f'sign = "1"\n\n[keys]\n1 = "{key}"\n')
     authority = Authority(directory)
     for name in SERVICES:
         pair = authority.issue(name, (name, *_LOCAL), _SHARED)
@@ -63,8 +63,8 @@ def _made_of(known: Mapping[str, str]) -> dict[str, str]:
     kafka = known["kafka_password"]
     return {
         "service_layer.toml": f'database = "{database}?{verified}"\n',
-        "clients.toml": _entry("client", known["client_token"], f'accounts = ["{ACCOUNT}"]'),
-        "operators.toml": _entry("operator", known["operator_token"], 'roles = ["admin"]'),
+        "clients.toml": token_entry("client", known["client_token"], f'accounts = ["{ACCOUNT}"]'),
+        "operators.toml": token_entry("operator", known["operator_token"], 'roles = ["admin"]'),
         "kafka_jaas.conf": "KafkaServer {\n"
         f'  org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{kafka}";\n}};\n',
         # Anybody may ask whether it is there.
@@ -72,7 +72,7 @@ def _made_of(known: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _entry(subject: str, token: str, rights: str) -> str:
+def token_entry(subject: str, token: str, rights: str) -> str:
     return f'[[token]]\nsubject = "{subject}"\nsha256 = "{hashlib.sha256(token.encode()).hexdigest()}"\n{rights}\n'
 
 
@@ -93,7 +93,7 @@ def _contents(directory: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in directory.iterdir()}
 
 
-def _keep(file: Path, text: str) -> None:
+def keep(file: Path, text: str) -> None:
     """Without a line's end in a password: for some programs it would be a part of it."""
     if not file.exists():
         write(file, text.encode(), _SHARED)

@@ -48,6 +48,9 @@ NOT_RUN = {
         "not run: test_client_go.py does the same, in a folder of its own",
         "not run: needs packages of npm",
     ],
+    "docs/kubernetes.md": [
+        "not run: needs a cluster; tests/integration/test_kubernetes_start.py starts what the manifests start"
+    ],
     "docs/operations.md": [
         "not run: needs a lost store; tests/acceptance/test_recovery.py runs it",
         "not run: it needs stores; tests/integration/test_router_workers.py runs two workers",

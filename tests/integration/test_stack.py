@@ -263,7 +263,9 @@ def test_what_cannot_be_got_is_named_together_with_the_way_to_get_it(tmp_path: P
     assert "no program java on PATH. Debian: apt-get install default-jre-headless" in result.stderr
 
 
-def test_chromium_may_be_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chromium_and_the_tools_for_manifests_may_be_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for look_up in (
         locate.postgres_bin,
         locate.pgbouncer,
@@ -274,9 +276,12 @@ def test_chromium_may_be_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     ):
         monkeypatch.setattr(locate, look_up.__name__, lambda: Path())
     monkeypatch.setattr(locate, "_CHROMIUM_PROGRAMS", ())
-    monkeypatch.setattr(shutil, "which", lambda *_: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     assert servers_main.main() == 0
-    assert "no program chromium on PATH. Debian: apt-get install chromium" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no program chromium on PATH. Debian: apt-get install chromium" in said
+    for module in (locate.KUSTOMIZE_MODULE, locate.KUBECONFORM_MODULE):
+        assert f"go install {module}" in said
 
 
 def test_postgres_names_the_folder_that_its_user_may_not_enter(tmp_path: Path) -> None:
@@ -296,15 +301,18 @@ def test_postgres_names_the_folder_that_its_user_may_not_enter(tmp_path: Path) -
         (locate.maven, "apt-get install maven"),
         (locate.chromium, "apt-get install chromium"),
         (locate.postgres_bin, "apt-get install postgresql"),
+        (locate.kustomize, "go install sigs.k8s.io/kustomize"),
+        (locate.kubeconform, "go install github.com/yannh/kubeconform"),
         (locate.kafka_jars, "mvn -q -B -f .*pom.xml dependency:copy-dependencies"),
     ],
 )
 def test_a_missing_server_says_how_to_get_it(
-    look_up: Callable[[], Path], advice: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    look_up: Callable[[], object], advice: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(locate, "_DEBIAN_POSTGRES", tmp_path)
     monkeypatch.setattr(locate, "KAFKA_JARS", tmp_path)
+    monkeypatch.setattr(locate, "KUBERNETES_BIN", tmp_path)
     with pytest.raises(ServerMissing, match=rf"missing.*{advice}"):
         look_up()
 

@@ -1,7 +1,8 @@
 """`python -m libs.proving.servers`: install the servers' programs.
 
-Installs Debian packages when it runs as root on a machine with apt-get, and Kafka's jars by Maven. For anything else
-that is missing it prints the command to get it, and exits with 1. Chromium may be missing: its tests are skipped then.
+Installs Debian packages when it runs as root on a machine with apt-get, Kafka's jars by Maven, and the tools for
+Kubernetes manifests by Go. For anything else that is missing it prints the command to get it, and exits with 1.
+Chromium and those tools may be missing: their tests are skipped then.
 """
 
 import os
@@ -14,12 +15,16 @@ from libs.proving.servers import locate
 from libs.proving.servers.errors import ServerMissing
 
 _STEP_SECONDS = 600
-_OPTIONAL = {locate.CHROMIUM_PACKAGE}
+_OPTIONAL = {locate.CHROMIUM_PACKAGE, locate.KUSTOMIZE_MODULE, locate.KUBECONFORM_MODULE}
+_GO_MODULES: dict[str, Callable[[], object]] = {
+    locate.KUSTOMIZE_MODULE: locate.kustomize,
+    locate.KUBECONFORM_MODULE: locate.kubeconform,
+}
 
 
 def main() -> int:
     """Install missing programs. Returns 0 if all are present in the end, else 1."""
-    packages = {
+    packages: dict[str, Callable[[], object]] = {
         locate.POSTGRES_PACKAGE: locate.postgres_bin,
         locate.PGBOUNCER_PACKAGE: locate.pgbouncer,
         locate.REDIS_PACKAGE: locate.redis_server,
@@ -37,7 +42,10 @@ def main() -> int:
                 _apt_get(sorted(some))
     if _missing(locate.kafka_jars) and not _missing(locate.maven):
         _run(list(locate.MAVEN_COMMAND))
-    packages["kafka"] = locate.kafka_jars
+    for module, look_up in _GO_MODULES.items():
+        if _missing(look_up) and not _missing(locate.go):
+            _run([str(locate.go()), "install", module], {"GOBIN": str(locate.KUBERNETES_BIN)})
+    packages |= {"kafka": locate.kafka_jars, **_GO_MODULES}
     missing = {package: problem for package, look_up in packages.items() if (problem := _missing(look_up))}
     for problem in missing.values():
         print(problem, file=sys.stderr)

@@ -33,6 +33,10 @@ MAVEN_COMMAND = (
     f"-DoutputDirectory={KAFKA_JARS}",
 )
 
+KUBERNETES_BIN = PROJECT_ROOT / "build" / "kubernetes" / "bin"
+KUSTOMIZE_MODULE = "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1"
+KUBECONFORM_MODULE = "github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0"
+
 _POSTGRES_PROGRAMS = ("initdb", "postgres", "pg_isready", "psql")
 _DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
 _CHROMIUM_PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
@@ -104,6 +108,28 @@ def go() -> Path:
     if found is None or (int(found[1]), int(found[2])) < _GO_OLDEST:
         raise ServerMissing(f"Go: {path} is {shown or 'of no version'}, and {oldest} or later is needed. {remedy}")
     return Path(path)
+
+
+def kustomize() -> tuple[str, ...]:
+    """The command that renders a folder of Kubernetes manifests: kustomize's, or kubectl's. Raises ServerMissing."""
+    path = f"{os.environ.get('PATH', os.defpath)}:{KUBERNETES_BIN}"
+    if found := shutil.which("kustomize", path=path):
+        return found, "build"
+    if found := shutil.which("kubectl"):
+        return found, "kustomize"
+    raise ServerMissing(f"kustomize (to render the Kubernetes manifests) is missing. {_go_remedy(KUSTOMIZE_MODULE)}")
+
+
+def kubeconform() -> Path:
+    """The program kubeconform, for the tests of the Kubernetes manifests. Raises ServerMissing."""
+    path = f"{os.environ.get('PATH', os.defpath)}:{KUBERNETES_BIN}"
+    if found := shutil.which("kubeconform", path=path):
+        return Path(found)
+    raise ServerMissing(f"kubeconform (to check the Kubernetes manifests) is missing. {_go_remedy(KUBECONFORM_MODULE)}")
+
+
+def _go_remedy(module: str) -> str:
+    return f"Get it: GOBIN={KUBERNETES_BIN} go install {module}"
 
 
 def chromium() -> Path:
