@@ -927,6 +927,25 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             *_in("unit/test_routes.py", "buckets_of_which_a_cohort_wants_records_elsewhere_go_to_a_router"),
         ),
     ),
+    "move.handoff": Requirement(
+        "A handoff takes few round trips, and keeps every guarantee while its write rides along",
+        _in(
+            "integration/test_arriving.py",
+            "a_write_takes_its_record_along_and_a_large_record_goes_apart",
+            "a_store_of_an_earlier_release_leaves_the_record_and_gets_the_next_ones_apart",
+            "a_write_is_decided_by_the_stored_row_and_not_by_the_record_that_it_takes_along",
+            "a_write_takes_no_other_record_along",
+            "a_record_of_a_later_term_that_a_write_takes_along_fences_the_store_first",
+            "a_client_cannot_make_a_store_adopt_a_record",
+        )
+        + _in(
+            "integration/test_postgres_interleavings.py",
+            "a_release_of_a_record_that_was_written_since_the_read_changes_nothing",
+            "a_release_of_a_busy_record_does_not_wait_outside_a_transaction",
+            "a_release_carries_the_request_that_was_served_while_it_waited",
+        )
+        + _in(_MODEL, "one_version_has_two_writers_if_the_record_that_a_write_takes_along_decides"),
+    ),
     "move.bulk": Requirement(
         "Many records change owner in chunks without their payloads crossing the log, with the guarantees of "
         "the single handoff",

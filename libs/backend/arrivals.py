@@ -10,12 +10,14 @@ its position and headers, shown, and tried again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import grpc
 
 from libs.backend.admission import AskOther
 from libs.backend.event_auth import EventAuth
 from libs.backend.evidence import by_terms, is_near
+from libs.errors import InvalidField
 from libs.eventlog.headers import unpack
 from libs.eventlog.port import Event, why_unreadable
 from libs.ownership.model import BulkRelease, Record, Row, bucket_of
@@ -27,8 +29,10 @@ from libs.ownership.wire import (
     read_bulk,
     read_event,
     record_from_pb,
+    record_of_event,
 )
 from libs.pb.baton.record.v1 import record_pb2 as pb
+from libs.rpc import metadata
 from libs.store.port import Parked, StorePorts, Taken
 
 Check = Callable[[Row], None]
@@ -156,3 +160,19 @@ async def fence_if_seized(ports: StorePorts, terms: Mapping[int, int]) -> None:
         await ports.recovery.fence(seized)
         higher = [one for one in bucket_owners if is_near(terms[one.bucket], one.term)]
         await ports.seizures.take_terms([take_term(one, terms[one.bucket]) for one in higher])
+
+
+async def adopt_along(ports: StorePorts, key: str, found: Any) -> None:
+    """Adopt the record that a write of this key takes along, if its metadata have one, as AdoptRecords does.
+
+    The write itself is decided afterwards, by the row that is stored then: the record that arrives may be an older one.
+    Raises InvalidField, UnreadableRecord, and the store's errors.
+    """
+    data = next((value for name, value in found or () if name == metadata.ARRIVING_BIN), None)
+    if not isinstance(data, bytes):
+        return
+    record = record_of_event(data)
+    if record.row.key != key:
+        raise InvalidField(metadata.ARRIVING_BIN, record.row.key, f"the record of the call, {key}")
+    await fence_if_seized(ports, terms_of([record]))
+    await ports.transfers.apply([record])

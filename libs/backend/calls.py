@@ -15,6 +15,7 @@ from functools import partial
 from math import inf
 from uuid import uuid4
 
+from libs.backend.arrivals import adopt_along
 from libs.backend.direct import DirectCalls, is_marked
 from libs.backend.logged import LogWaits
 from libs.backend.pages import page_of
@@ -120,6 +121,7 @@ class Calls:
         caller = read_caller(found, internal=True, schema_version=self._schemas.asked(found))
         parsed = self._parse_once(method, request, caller)
         if isinstance(parsed, Write):
+            await adopt_along(self._ports, parsed.key, found)
             return await self._write(method, parsed, caller, context)
         if isinstance(parsed, List):
             # One store's page cannot be strict: the other one may own newer rows.

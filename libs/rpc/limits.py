@@ -5,6 +5,9 @@ import resource
 METADATA_BYTES = 8 * 1024
 """All metadata of a call, in each direction."""
 
+ARRIVING_BYTES = 3 * 1024
+"""A record in the metadata of a write. Encoded as text it takes half of METADATA_BYTES."""
+
 REQUEST_BYTES = 1024 * 1024
 """A client's request."""
 

@@ -204,7 +204,7 @@ async def test_a_record_that_cannot_be_brought_is_written_where_it_is(
 ) -> None:
     await put(system, "1")
 
-    async def bring(key: str, to: Store, denied: NotOwner, *, create: bool) -> Moved:
+    async def bring(key: str, to: Store, denied: NotOwner, *, create: bool, along: bool = False) -> Moved:
         match outcome:
             case "refused":
                 raise Away(A, failed(grpc.StatusCode.UNAVAILABLE))
@@ -228,7 +228,7 @@ async def test_a_record_that_moves_on_each_time_is_brought_again_after_pauses_th
     await put(system, "1")
     pauses: list[float] = []
 
-    async def bring(key: str, to: Store, denied: NotOwner, *, create: bool) -> Moved:
+    async def bring(key: str, to: Store, denied: NotOwner, *, create: bool, along: bool = False) -> Moved:
         return Moved.HERE
 
     async def sleep(seconds: float) -> None:

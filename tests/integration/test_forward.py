@@ -115,7 +115,7 @@ async def test_a_record_that_another_router_brings_meanwhile_is_met_at_the_targe
     await writes_go_to_b(system)
     bring = system.handoffs.bring
 
-    async def too_late(key: str, to: Store, denied: NotOwner, *, create: bool) -> Moved:
+    async def too_late(key: str, to: Store, denied: NotOwner, *, create: bool, along: bool = False) -> Moved:
         await bring(key, to, denied, create=create)
         return Moved.BUSY
 

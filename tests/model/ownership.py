@@ -153,6 +153,8 @@ class Ownership:
                 yield from self.copy(state, disk)
             if self.scene.given_up:
                 yield from self.give_up(state, disk)
+            if self.wrong == "arriving_decides":
+                yield from self.write_along(state, disk)
         if self.scene.reads:
             yield from self.read(state)
 
@@ -165,6 +167,14 @@ class Ownership:
                 yield from self.refuse(state, disk, request.name)
             elif isinstance(written, Written) and (is_late or request.name not in state.refused):
                 yield from self.commit(state, written, f"{request.name} at {disk.me}", by=request.name)
+
+    def write_along(self, state: State, disk: Disk) -> Steps:
+        """A write takes a released record along. By the rules this is `arrive` and then `write`, at once or not, so the
+        model has every state of it. A wrong store decides on the record that arrives."""
+        for message in state.messages:
+            if message.row.owner is disk.me and message.row.version != message.row.write_version:
+                arrived = disk.but(row=message.row, served=disk.served | set(message.record.served))
+                yield from self.write(state, arrived)
 
     def commit(self, state: State, written: Written, step: str, by: str = "") -> Steps:
         """A change, within the scene's bound."""

@@ -77,6 +77,10 @@ def test_an_owner_forgets_a_change_if_every_arriving_record_is_applied() -> None
     _breaks("apply_anything")
 
 
+def test_one_version_has_two_writers_if_the_record_that_a_write_takes_along_decides() -> None:
+    _breaks("arriving_decides")
+
+
 def test_a_request_has_two_effects_if_a_repeated_release_leaves_its_requests_out() -> None:
     _breaks("released_again_bare")
 

@@ -194,6 +194,9 @@ OWNERSHIP = {
     ),
     "take_back": Variant("moving", "a store takes back by itself what it has released", "two owners"),
     "apply_anything": Variant("moving", "a record that arrives replaces the row, newer or not", "without the newest"),
+    "arriving_decides": Variant(
+        "moving", "a write is decided by the record that it takes along, whichever row is stored", "two writers"
+    ),
     "released_again_bare": Variant(
         "copying", "a release that is repeated answers the row without the requests that were served", "two effects"
     ),

@@ -5,9 +5,10 @@ of times: a store accepts a write only as the record's owner, and recognises a r
 the record has moved.
 
 A write goes to the target. If the target is not the owner, the router hands the record over to it and sends the write
-again with the same request id. If the handoff fails, the owner does the write. If the target is out of reach, the
-router sends the write again at once, which reaches another process of the store if there is one; then to the other
-store, which accepts it only if it owns the record; then the write waits for the target and is sent again (`patience`).
+again with the same request id, and with the record if that is small. If the handoff fails, the owner does the write. If
+the target is out of reach, the router sends the write again at once, which reaches another process of the store if
+there is one; then to the other store, which accepts it only if it owns the record; then the write waits for the target
+and is sent again (`patience`).
 
 A read goes to the target, else to the other store. If both answer that they are not the owner, a handoff is under way:
 then the router reads both rows and answers the higher version, which includes every write acknowledged before. If the
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from libs.clock import Clock
@@ -35,7 +36,7 @@ from libs.rpc import metadata
 from services.router.core.plan import Target
 from services.router.flows.calls.attempt import Attempt, measured
 from services.router.flows.calls.patience import Patience, QueueFull, Waiting, may_return
-from services.router.flows.moving.handoff import Handoffs, Moved
+from services.router.flows.moving.handoff import Arriving, Handoffs, Moved
 from services.router.flows.stores import Answer, Away, Metadata, Refused, StoreClient, Stores, read_version
 from services.router.flows.traffic import Traffic
 
@@ -172,17 +173,25 @@ class Forward:
                 to = to.other
             except Away as away:
                 return await self._write_elsewhere(call, away)
+        return await self._write_moving(call, to)
+
+    async def _write_moving(self, call: ClientCall, to: Store) -> Answer:
+        """Send a write to its target, and hand its record over if it is not there."""
+        arriving: Arriving | None = None
         for number in range(ROUNDS):
             try:
-                return await self._send_write(to, call)
+                return await self._send_write(to, call, arriving)
             except NotOwner as denied:
+                if arriving is not None:
+                    self._handoffs.left(arriving, denied, to)
                 if number:
                     # Another call moves the record elsewhere, or it is busy: pause, so as not to collide again.
                     await asyncio.sleep(FIRST_PAUSE_SECONDS * 2**number)
                 moved = await self._bring(call, to, denied)
             except Away as away:
                 return await self._write_elsewhere(call, away)
-            if moved is Moved.HERE:
+            arriving = moved if isinstance(moved, Arriving) else None
+            if arriving is not None or moved is Moved.HERE:
                 continue
             try:
                 return await self._send_write(to.other, call)
@@ -191,13 +200,13 @@ class Forward:
                 await self._finish_bucket(call, denied)
         raise OwnerUnavailable("the record is moving from store to store: retry with the same request_id")
 
-    async def _bring(self, call: ClientCall, to: Store, denied: NotOwner) -> Moved:
+    async def _bring(self, call: ClientCall, to: Store, denied: NotOwner) -> Moved | Arriving:
         if denied.hidden:
             # A record of another account stays where it is. As with an absent one, the owner of its bucket answers.
             return Moved.ABSENT
         try:
             async with asyncio.timeout(self._left(call)):
-                return await self._handoffs.bring(call.key, to, denied, create=call.may_create)
+                return await self._handoffs.bring(call.key, to, denied, create=call.may_create, along=True)
         except (Refused, NotOwner, TimeoutError):
             return Moved.BUSY
 
@@ -208,8 +217,12 @@ class Forward:
                 async with asyncio.timeout(self._left(call)):
                     await self._handoffs.finish_bucket(call.key)
 
-    async def _send_write(self, store: Store, call: ClientCall) -> Answer:
-        """Send a write, and again to another process of the store if the first one does not answer."""
+    async def _send_write(self, store: Store, call: ClientCall, arriving: Arriving | None = None) -> Answer:
+        """Send a write, and again to another process of the store if the first one does not answer. `arriving`: the
+        record to take along."""
+        if arriving is not None:
+            # Both calls have one course.
+            call = replace(call, extra=(*call.extra, (metadata.ARRIVING_BIN, arriving.data)))
         try:
             return await self._send(store, call)
         except Away as away:

@@ -2,6 +2,10 @@
 
 Each step is idempotent, and several routers may do it at once, or late: a repeated release returns the released row,
 and an adopt keeps the higher version. So a handoff is never undone, only finished.
+
+The write that waits for the handoff can take a small record along, which saves a round trip: the target adopts the
+record first, and then carries the write out by its own row, as if the two had arrived one after the other. If such a
+call is lost, the handoff is under way, as after any release.
 """
 
 from __future__ import annotations
@@ -9,16 +13,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from libs.ownership.errors import NotOwner
-from libs.ownership.model import Store, bucket_of
+from libs.ownership.model import Store, Version, bucket_of
 from libs.ownership.wire import version_from_pb
+from libs.rpc.limits import ARRIVING_BYTES
 from services.router.flows.moving.bucket_moves import BucketMoves
 from services.router.flows.moving.transfer import ABSENT, BUSY, RELEASED, STEP_SECONDS, Result, Transfer
 from services.router.flows.traffic import Traffic
 
 T = TypeVar("T")
+
+APART_SECONDS = 60.0
+"""Time for which records travel apart from writes to a store that left one in its write: a store of an earlier
+release."""
 
 
 class Moved(Enum):
@@ -28,6 +37,13 @@ class Moved(Enum):
     """The record does not exist, and the source owns its bucket: ask the source."""
     BUSY = "busy"
     """The record is busy: its present owner may do the write."""
+
+
+class Arriving(NamedTuple):
+    """A released record that the write takes along: send the write with it."""
+
+    version: Version
+    data: bytes
 
 
 class Single:
@@ -56,15 +72,24 @@ class Handoffs:
         self._bucket_owners = bucket_owners
         self._traffic = traffic
         self._flights = Single()
+        self._apart_until: dict[Store, float] = {}
 
-    async def bring(self, key: str, to: Store, denied: NotOwner, *, create: bool) -> Moved:
+    async def bring(
+        self, key: str, to: Store, denied: NotOwner, *, create: bool, along: bool = False
+    ) -> Moved | Arriving:
         """Move one record to a store that serves and has just answered that it is not the owner (`denied`).
 
-        `create`: the record need not exist.
+        `create`: the record need not exist. `along`: the caller can take the record along.
         """
-        return await self._flights.run((key, to, create), lambda: self._bring(key, to, denied, create))
+        along = along and asyncio.get_running_loop().time() >= self._apart_until.get(to, 0.0)
+        return await self._flights.run((key, to, create, along), lambda: self._bring(key, to, denied, create, along))
 
-    async def _bring(self, key: str, to: Store, denied: NotOwner, create: bool) -> Moved:
+    def left(self, arriving: Arriving, denied: NotOwner, to: Store) -> None:
+        """Note that a store denied a write that took this record along."""
+        if denied.version < arriving.version:
+            self._apart_until[to] = asyncio.get_running_loop().time() + APART_SECONDS
+
+    async def _bring(self, key: str, to: Store, denied: NotOwner, create: bool, along: bool) -> Moved | Arriving:
         for _ in range(2):
             result = await self._release(key, to, create)
             if result.outcome == BUSY:
@@ -72,8 +97,10 @@ class Handoffs:
             if result.outcome == ABSENT:
                 return Moved.ABSENT
             if result.HasField("record") and version_from_pb(result.record.version) > denied.version:
-                await self._transfer.adopt([result.record], to, STEP_SECONDS)
                 self._traffic.moved(key)
+                if along and result.record.ByteSize() <= ARRIVING_BYTES:
+                    return Arriving(version_from_pb(result.record.version), result.record.SerializeToString())
+                await self._transfer.adopt([result.record], to, STEP_SECONDS)
                 return Moved.HERE
             if denied.absent:
                 await self.finish_bucket(key)
