@@ -379,8 +379,12 @@ class Database:
         self._broken = False
 
     def _run(self, queue: deque[_Job[Any]], done: list[_Job[Any]]) -> None:
+        client, background = self._queues
         until = time.monotonic() + GROUP_SECONDS
         while queue and len(done) < GROUP_JOBS and time.monotonic() < until:
+            if done and client and queue is background:
+                # A client waits for one background job, not for a group of them.
+                break
             job = queue.popleft()
             if job.future.cancelled():
                 continue

@@ -4,22 +4,24 @@ transactions."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from libs.ownership.limits import BULK_LOCK_SECONDS, BULK_ROWS, RELEASE_ANSWER_BYTES
-from libs.ownership.model import BucketOwner, BulkRelease, Record, Store
+from libs.ownership.model import BucketOwner, BulkEntry, BulkRelease, Record, Store
 from libs.ownership.orders import Order
 from libs.store import engine, engine_apply, engine_recovery
 from libs.store.port import Applied, BulkReleased, FeedStep, Released, ReleaseResult, Taken
 from libs.store.recovery import Identity, Standing
-from libs.store.transaction import Lane, Transactions
+from libs.store.transaction import Lane, Transaction, Transactions
 from libs.store.window import size_of
 
 RELEASE_KEYS = 50
 """Keys of one transaction. A client's write may wait for one such transaction during a large release."""
 
 FEWEST_BULK_ROWS = 100
-"""Minimum number of records of a bulk release: fewer would cost more than they spare clients."""
+"""Minimum number of records of a bulk release, and of those taken at once: fewer would cost more than they spare
+clients."""
 
 BUCKETS_AT_ONCE = 128
 """Buckets whose owners change in one transaction. Creates in them wait for it."""
@@ -36,6 +38,8 @@ class EngineTransfers:
         self._store = store
         self._bulk_rows = BULK_ROWS // 4
         """Records of the next bulk release."""
+        self._take_rows = BULK_ROWS // 4
+        """Records of a bulk release that are taken in one transaction."""
 
     async def release(self, keys: Sequence[str], to: Store, *, create: bool) -> Released:
         results: list[ReleaseResult] = []
@@ -57,13 +61,22 @@ class EngineTransfers:
         release = partial(engine.release_bulk, buckets=buckets, to=to, after=after, most=self._bulk_rows)
         # Behind clients' calls, which go between two transactions.
         done = await self._transactions.run(release, Lane.BULK)
-        self._bulk_rows = next_bulk_rows(self._bulk_rows, done)
+        self._bulk_rows = next_bulk_rows(self._bulk_rows, done.released, done.locked_seconds)
         return done
 
     async def take(self, bulk: BulkRelease) -> Taken:
         if bulk.to is not self._store:
             raise ValueError(f"store {self._store} cannot take what was released to store {bulk.to}")
-        return await self._transactions.run(partial(engine_apply.take, bulk=bulk), Lane.COPY)
+        taken = old = 0
+        missing: list[BulkEntry] = []
+        left = bulk.entries
+        while left:
+            some, left = left[: self._take_rows], left[self._take_rows :]
+            take = partial(_take_timed, bulk=replace(bulk, entries=some))
+            done, seconds = await self._transactions.run(take, Lane.COPY)
+            self._take_rows = next_bulk_rows(self._take_rows, len(some), seconds)
+            taken, old, missing = taken + done.taken, old + done.old, [*missing, *done.missing]
+        return Taken(taken, old, tuple(missing))
 
     async def apply(self, records: Sequence[Record], step: FeedStep | None = None) -> Applied:
         if step is not None:
@@ -111,16 +124,19 @@ class EngineTransfers:
         return await self._transactions.run(partial(engine.decline_bucket, offered=bucket_owner))
 
 
-def next_bulk_rows(rows: int, done: BulkReleased) -> int:
-    """Return the number of records to release at once after a release of up to `rows`."""
-    if done.locked_seconds > BULK_LOCK_SECONDS:
+async def _take_timed(tx: Transaction, bulk: BulkRelease) -> tuple[Taken, float]:
+    began = tx.clock.monotonic()
+    taken = await engine_apply.take(tx, bulk)
+    return taken, tx.clock.monotonic() - began
+
+
+def next_bulk_rows(rows: int, moved: int, locked_seconds: float) -> int:
+    """Return the number of records to release or take at once after a transaction for up to `rows` that moved `moved`.
+    `locked_seconds`: how long it held its locks."""
+    if locked_seconds > BULK_LOCK_SECONDS:
         return max(rows // 2, FEWEST_BULK_ROWS)
-    # A short release says nothing about longer ones.
-    return (
-        min(rows + rows // 4, BULK_ROWS)
-        if done.released == rows and done.locked_seconds < BULK_LOCK_SECONDS / 2
-        else rows
-    )
+    # A short one says nothing about longer ones.
+    return min(rows + rows // 4, BULK_ROWS) if moved == rows and locked_seconds < BULK_LOCK_SECONDS / 2 else rows
 
 
 class EngineSeizures:

@@ -19,10 +19,12 @@ from libs.ownership.limits import (
 from libs.ownership.model import Answered, BucketOwner, BulkRelease, Row, bucket_of
 from libs.ownership.terms import next_term
 from libs.ownership.wire import read_bulk, record_of_event
-from libs.store.engine_ports import FEWEST_BULK_ROWS, next_bulk_rows
+from libs.store.engine_ports import FEWEST_BULK_ROWS, EngineTransfers, next_bulk_rows
 from libs.store.inspection import ExportQuery
 from libs.store.limits import OutboxLimits
+from libs.store.memory import MemoryStore
 from libs.store.port import BulkReleased, StorePorts
+from libs.store.transaction import Lane, Procedure, T, Transactions
 from tests.contracts.conftest import MakeStore
 from tests.contracts.store_adapters import own, put, record_of, row_of, served_of
 
@@ -295,11 +297,40 @@ async def test_keys_are_those_of_an_export(store: StorePorts) -> None:
         assert await store.inspection.keys(query) == ([record.row.key for record in records], more)
 
 
+class _Counted:
+    """Transactions, with the lane of each."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+        self.lanes: list[Lane] = []
+
+    async def run(self, procedure: Procedure[T], lane: Lane = Lane.CALL) -> T:
+        self.lanes.append(lane)
+        return await self._transactions.run(procedure, lane)
+
+
+async def test_a_bulk_release_is_taken_in_several_transactions(store: StorePorts, across: StorePorts) -> None:
+    """A client's write waits for one of them at most."""
+    await written(store, across)
+    _, bulk = await released(store)
+    transfers = across.transfers
+    assert isinstance(transfers, EngineTransfers)
+    transfers._take_rows = 5
+    transfers._transactions = counted = _Counted(transfers._transactions)
+    lacking = KEYS[0], KEYS[-1]
+    assert isinstance(across, MemoryStore)
+    for key in lacking:
+        del across._state.rows[key]
+    taken, old, missing = await transfers.take(bulk)
+    assert (taken, old, [one.key for one in missing]) == (len(KEYS) - 2, 0, [*lacking])
+    assert counted.lanes == [Lane.COPY] * 3
+
+
 def test_a_store_releases_fewer_records_at_once_while_its_locks_last_too_long() -> None:
     slow, quick = BULK_LOCK_SECONDS * 1.5, BULK_LOCK_SECONDS / 4
-    assert next_bulk_rows(400, BulkReleased(b"e", 400, locked_seconds=slow)) == 200
-    assert next_bulk_rows(120, BulkReleased(b"e", 120, locked_seconds=slow)) == FEWEST_BULK_ROWS
-    assert next_bulk_rows(400, BulkReleased(b"e", 400, locked_seconds=quick)) == 500
-    assert next_bulk_rows(900, BulkReleased(b"e", 900, locked_seconds=quick)) == BULK_ROWS
-    assert next_bulk_rows(400, BulkReleased(b"e", 399, locked_seconds=quick)) == 400, "a short release shows nothing"
-    assert next_bulk_rows(400, BulkReleased(b"e", 400, locked_seconds=BULK_LOCK_SECONDS * 0.7)) == 400
+    assert next_bulk_rows(400, 400, slow) == 200
+    assert next_bulk_rows(120, 120, slow) == FEWEST_BULK_ROWS
+    assert next_bulk_rows(400, 400, quick) == 500
+    assert next_bulk_rows(900, 900, quick) == BULK_ROWS
+    assert next_bulk_rows(400, 399, quick) == 400, "a short release shows nothing"
+    assert next_bulk_rows(400, 400, BULK_LOCK_SECONDS * 0.7) == 400
