@@ -274,7 +274,12 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_side_that_stands_still_is_behind_by_events_and_seconds_and_catches_up",
             "without_a_broker_writes_go_on_and_nothing_is_lost",
         )
-        + _in("integration/test_relay.py", "an_idle_relay_sends_a_heartbeat")
+        + _in(
+            "integration/test_relay.py",
+            "an_idle_relay_sends_a_heartbeat",
+            "a_pull_acknowledges_the_last_batch_unless_the_store_is_of_an_earlier_release",
+            "a_relay_whose_lease_ends_acknowledges_before_it_asks_for_it_again",
+        )
         + _in("unit/test_backend_feed.py", "how_far_behind_it_is_comes_from_events_and_heartbeats_of_the_other_store")
         + _in("unit/test_observe.py", "a_store_that_is_away_falls_behind_from_where_it_was_last_seen")
         + _in(
@@ -291,6 +296,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "parked_events_are_tried_again",
             "events_that_can_never_be_applied_do_not_keep_later_ones_parked",
             "every_event_is_applied_old_or_parked_and_the_counters_add_up",
+            "the_positions_of_its_own_events_wait_for_other_events_or_a_moment",
         )
         + _in(
             "integration/test_events.py",
@@ -752,7 +758,9 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_feed_stops_where_another_log_came_into_its_log_s_place",
             "a_feed_that_starts_on_another_log_reads_nothing_of_it",
             "offsets_of_an_earlier_version_take_the_log_as_it_is_and_hold_it_to_that",
+            "a_log_that_is_replaced_while_positions_wait_is_noticed",
         )
+        + _in("unit/test_backend_replication.py", "a_pull_acknowledges_changes_unless_the_log_has_been_replaced")
         + _in(
             "integration/test_log_replaced.py",
             "a_log_that_was_made_anew_stops_both_feeds_and_is_shown_where_people_and_gates_look",

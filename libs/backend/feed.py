@@ -7,6 +7,10 @@ the log no longer has the next event the feed stops and reports it.
 The lag is measured on this process's monotonic clock, from the age of an event when it was read. A time ahead of this
 process's clock counts as now, and is reported: one of the two clocks is wrong.
 
+Half of the log's events are this store's own. They change nothing here, so their positions wait a moment for events
+that do: a transaction for each few of them would cost as much as the writes that made them. After a crash they are read
+again.
+
 The feed waits until the store is admitted or fenced: events beyond its position are evidence for admission.
 """
 
@@ -24,7 +28,7 @@ from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers, traceparent_of
 from libs.eventlog.headers import pack
 from libs.eventlog.identity import LogReplaced, check_log, mark_of
-from libs.eventlog.port import Event, EventLog, LogReader, OffsetGone, Stored
+from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone, Stored
 from libs.ownership.model import BulkEntry, BulkRelease, Record
 from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event
 from libs.rpc.errors import cut
@@ -41,6 +45,8 @@ SYSTEM_PREFIX = "baton."
 """Prefix of the types of events without a key: heartbeats, and messages between later releases."""
 
 POLL_SECONDS = 0.5
+HOLD_SECONDS = 0.1
+"""Maximum time for which the positions of events without an effect wait for others."""
 CLAIM_SECONDS = 2.0
 WAITING_SECONDS = 10.0
 """Time for which an entry of a bulk release waits for its record."""
@@ -56,8 +62,11 @@ _BEFORE_ALL = (-1, -1)
 
 @dataclass(slots=True)
 class _Batch:
-    """Events of one poll, sorted by their treatment."""
+    """Events of one poll, sorted by their treatment, and events without an effect of the polls before it."""
 
+    log_id: str
+    until: float
+    """Monotonic time until which the positions may wait, if no event has an effect."""
     arrived: list[tuple[Stored, Record]] = field(default_factory=list)
     bulk: list[BulkRelease] = field(default_factory=list)
     parked: list[Parked] = field(default_factory=list)
@@ -73,11 +82,19 @@ class _Batch:
     """Age of the youngest event, if it is negative: its time is ahead of this process's clock."""
 
     @property
+    def has_effect(self) -> bool:
+        """Whether an event changes more than the position."""
+        return bool(self.arrived or self.bulk or self.parked or self.terms)
+
+    @property
     def records(self) -> list[Record]:
         return [record for _, record in self.arrived]
 
     def step(self) -> FeedStep:
-        return FeedStep(tuple(self.positions.values()), tuple(self.parked), self.skipped, len(self.bulk))
+        marked = [
+            self.positions[part]._replace(mark=mark_of(self.log_id, stored)) for part, stored in self.last.items()
+        ]
+        return FeedStep(tuple(marked), tuple(self.parked), self.skipped, len(self.bulk))
 
 
 class ApplyLoop:
@@ -117,6 +134,8 @@ class ApplyLoop:
         self._newest_made: float | None = None
         """On the monotonic clock."""
         self._known_until: float | None = None
+        self._held: _Batch | None = None
+        """Events without an effect that were read, and whose positions are not stored yet."""
         self._waiting: list[tuple[float, BulkRelease]] = []
         """Entries of bulk releases that could not be taken yet, one in each, with the time of the attempt."""
         self._unpark_at = clock.monotonic() + UNPARK_SECONDS
@@ -154,7 +173,7 @@ class ApplyLoop:
             return
         known = (await feed.state()).next_offsets
         positions = {partition: known.get(partition, 0) for partition in claimed}
-        self._epoch = None
+        self._epoch = self._held = None
         async with log.reader(positions) as reader:
             claim_at = self._clock.monotonic() + CLAIM_SECONDS
             while True:
@@ -168,39 +187,57 @@ class ApplyLoop:
                     claim_at = self._clock.monotonic() + CLAIM_SECONDS
 
     async def read_once(self, log: EventLog, reader: LogReader, positions: dict[int, int]) -> None:
-        """Poll once and apply the events. `positions`: next offset of each partition, updated after the commit.
+        """Poll once and apply the events. `positions`: next offset of each partition in the store, updated after the
+        commit.
 
         Raises UnknownPartition if another process has a partition now, and LogReplaced; then nothing was applied.
         """
+        now, held = self._clock.monotonic(), self._held
         try:
-            found = await reader.poll(BATCH, POLL_SECONDS)
-        except OffsetGone:
-            await self._compare(log, positions)
+            found = await reader.poll(BATCH, POLL_SECONDS if held is None else max(held.until - now, 0.0))
+        except EventLogError as error:
+            await self._store_held(positions)
+            if isinstance(error, OffsetGone):
+                await self._compare(log, positions)
             raise
         if reader.epoch != self._epoch:
-            # Compare before applying events that may come from another log.
+            # Compare before applying events that may come from another log, with all that was read of this one.
+            await self._store_held(positions)
             epoch = reader.epoch
             await self._compare(log, positions)
             self._epoch = epoch
+        batch = self._held or _Batch(log.id, self._clock.monotonic() + HOLD_SECONDS)
+        self._held = None
         if found:
-            batch = await self._sort(log.id, found, positions)
+            await self._sort(batch, found, positions)
             self.clock_ahead_seconds = max(-batch.youngest_seconds, 0.0)
-            await fence_if_seized(self._ports, batch.terms)
-            await self._park_unconfirmed(batch)
-            for bulk in batch.bulk:
-                self._wait_for(bulk, (await self._ports.transfers.take(bulk)).missing)
-            with ending(self._begin_spans(batch)):
-                await self._ports.transfers.apply(batch.records, batch.step())
-            await self._take_waiting()
-            for position in batch.positions.values():
-                positions[position.partition] = position.after
-            if batch.oldest_seconds is not None:
-                self.last_event_age_seconds = batch.oldest_seconds
-        else:
+        if batch.has_effect or (batch.positions and (not found or self._clock.monotonic() >= batch.until)):
+            await self._apply(batch, positions)
+        elif batch.positions:
+            self._held = batch
+        if not found:
             self.last_event_age_seconds = 0.0
+        elif batch.oldest_seconds is not None:
+            self.last_event_age_seconds = batch.oldest_seconds
         if len(found) < BATCH:
             # A short poll has returned all existing events, so every event older than the newest was seen.
             self._known_until = self._newest_made
+
+    async def _store_held(self, positions: dict[int, int]) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            await self._apply(held, positions)
+
+    async def _apply(self, batch: _Batch, positions: dict[int, int]) -> None:
+        await fence_if_seized(self._ports, batch.terms)
+        await self._park_unconfirmed(batch)
+        for bulk in batch.bulk:
+            self._wait_for(bulk, (await self._ports.transfers.take(bulk)).missing)
+        with ending(self._begin_spans(batch)):
+            await self._ports.transfers.apply(batch.records, batch.step())
+        await self._take_waiting()
+        for position in batch.positions.values():
+            positions[position.partition] = position.after
 
     async def restart(self) -> dict[int, int]:
         """Continue at the end of the current log, even if it is another one. Earlier events are never read: the caller
@@ -240,8 +277,8 @@ class ApplyLoop:
             steps = [Position(part, marks[part].next, marks[part].next, text) for part, text in own.items()]
             await self._ports.transfers.apply([], FeedStep(tuple(steps)))
 
-    async def _sort(self, log_id: str, found: Sequence[Stored], positions: dict[int, int]) -> _Batch:
-        batch = _Batch()
+    async def _sort(self, batch: _Batch, found: Sequence[Stored], positions: dict[int, int]) -> None:
+        batch.youngest_seconds = 0.0
         for stored in found:
             partition = stored.partition
             before = batch.positions.get(partition)
@@ -253,9 +290,6 @@ class ApplyLoop:
             if len(batch.bulk) > released:
                 # To decode a thousand entries takes a millisecond, and a poll may return a hundred such events.
                 await asyncio.sleep(0)
-        for partition, stored in batch.last.items():
-            batch.positions[partition] = batch.positions[partition]._replace(mark=mark_of(log_id, stored))
-        return batch
 
     def _sort_event(self, batch: _Batch, stored: Stored) -> None:
         event = stored.event

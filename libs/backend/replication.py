@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import uuid4
 
 from libs.backend.arrivals import fence_if_seized, terms_of
@@ -40,7 +41,7 @@ from libs.errors import BatonError, InvalidField, StoreNotReady
 from libs.eventlog.identity import LogReplaced
 from libs.locks.measured import MeasuredLocks
 from libs.ownership.limits import MAX_COPY_BYTES
-from libs.ownership.model import BUCKETS, Outcome, Record
+from libs.ownership.model import BUCKETS, Outcome, Record, Version
 from libs.ownership.wire import (
     STORE_NUMBERS,
     bucket_from_pb,
@@ -66,6 +67,7 @@ from libs.store.inspection import ExportQuery
 from libs.store.limits import OutboxLimits
 from libs.store.port import ReleaseResult, StorePorts
 from libs.store.window import made_by
+from libs.tasks import all_or_none
 from libs.telemetry.vitals import Gauges, vitals
 
 log = logging.getLogger(__name__)
@@ -365,8 +367,17 @@ class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
             return answer
         self._logged.report_trouble(request.log_trouble, self._clock.monotonic())
         if self._feed.replaced:
+            # Acknowledgements are of the former log, so they do not count.
             raise FeedStopped(self._feed.replaced)
-        for entry in await self._serving.unless_leaving(self._ports.outbox.pull(limit, wait_seconds)) or ():
+        answer.takes_acknowledgements = True
+        check_count(request.acknowledged, "acknowledged", MAX_ACKS)
+        names = _names(request.acknowledged)
+        # The events are durable: their writes need not wait for the outbox.
+        self._logged.acknowledged(names)
+        pull = self._ports.outbox.pull(limit, wait_seconds, frozenset(names))
+        work: list[Coroutine[Any, Any, Any]] = [self._serving.unless_leaving(pull), self._ports.outbox.ack(names)]
+        entries, _ = await all_or_none(work)
+        for entry in entries or ():
             version = version_to_pb(entry.version)
             answer.changes.add(key=entry.key, version=version, event=entry.event, traceparent=entry.traceparent)
         return answer
@@ -374,7 +385,7 @@ class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
     async def AckChanges(self, request: pb.AckChangesRequest, context: Context) -> pb.AckChangesResponse:
         self._serving.check_copies()
         check_count(request.changes, "changes", MAX_ACKS)
-        names = [(name.key, version_from_pb(name.version)) for name in request.changes]
+        names = _names(request.changes)
         ack = self._ports.aside.remove if request.aside else self._ports.outbox.ack
         acknowledged = await ack(names)
         self._logged.acknowledged(names)
@@ -438,11 +449,15 @@ class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
     async def ListUnlogged(self, request: pb.ListUnloggedRequest, context: Context) -> pb.ListUnloggedResponse:
         self._serving.check_copies()
         check_count(request.changes, "changes", MAX_ACKS)
-        names = [(name.key, version_from_pb(name.version)) for name in request.changes]
+        names = _names(request.changes)
         waiting = await self._ports.outbox.unlogged(names)
         return pb.ListUnloggedResponse(
             changes=[one for one, name in zip(request.changes, names, strict=True) if name in waiting]
         )
+
+
+def _names(names: Iterable[pb.AckChangesRequest.Name]) -> list[tuple[str, Version]]:
+    return [(name.key, version_from_pb(name.version)) for name in names]
 
 
 def _result_to_pb(result: ReleaseResult) -> pb.ReleaseRecordsResponse.Result:

@@ -21,7 +21,6 @@ from libs.eventlog.kafka_topic import KafkaSettings, check_topic
 from libs.eventlog.port import Event, EventTooLarge, LogUnavailable, Retention, check_positions, check_time, place
 
 _STOP_SECONDS = 2.0
-_LINGER_MS = 2
 _BATCH_BYTES = 64 * 1024
 _MAX_REQUEST_BYTES = 1024 * 1024
 _MAX_RETIRING = 4
@@ -163,7 +162,8 @@ class KafkaEventLog:
                     **self._settings.client(),
                     acks="all",
                     enable_idempotence=False,
-                    linger_ms=_LINGER_MS,
+                    # An append has all its events: they are in batches before the first request.
+                    linger_ms=0,
                     max_batch_size=_BATCH_BYTES,
                     max_request_size=_MAX_REQUEST_BYTES,
                 )

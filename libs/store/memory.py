@@ -7,7 +7,7 @@ holds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -77,18 +77,22 @@ class _Transfers(EngineTransfers):
 class _Outbox:
     state: MemoryState
 
-    async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
+    async def pull(
+        self, limit: int, wait_seconds: float, without: Collection[tuple[str, Version]] = ()
+    ) -> list[ChangeEntry]:
         state = self.state
         try:
             async with asyncio.timeout(wait_seconds):
-                while not state.outbox:
+                while state.outbox.keys() <= set(without):
                     state.changed.clear()
                     await state.changed.wait()
         except TimeoutError:
             return []
         entries: list[ChangeEntry] = []
         size = 0
-        for entry, _ in state.outbox.values():
+        for name, (entry, _) in state.outbox.items():
+            if name in without:
+                continue
             size += len(entry.event)
             if entries and (len(entries) >= limit or size > PULL_BYTES):
                 break

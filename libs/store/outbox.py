@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -30,9 +30,11 @@ class Depth(NamedTuple):
 class Outbox(Protocol):
     """Changes that the log does not have yet."""
 
-    async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
+    async def pull(
+        self, limit: int, wait_seconds: float, without: Collection[tuple[str, Version]] = ()
+    ) -> list[ChangeEntry]:
         """Return the oldest entries, at most `limit` and about 1 MiB. If there are none, wait for a first one, at most
-        `wait_seconds`.
+        `wait_seconds`. `without`: changes to leave out, because they are being acknowledged.
 
         Entries stay until they are acknowledged, so an entry that commits late is pulled late, never missed. Changes of
         one key come in the order of their versions.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,22 +20,24 @@ from libs.store.sqlite_guards import removing
 from libs.store.sqlite_transaction import SqliteTransactions, drop
 from libs.store.transaction import Lane
 
-ACK_CHANGES = 200
-"""Changes that one transaction acknowledges."""
+ACK_CHANGES = 50
+"""Changes that one job acknowledges. Such a job is as long as a few writes, so it shares their transactions."""
 
 
 @dataclass(frozen=True)
 class SqliteOutbox:
     core: Core
 
-    async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
+    async def pull(
+        self, limit: int, wait_seconds: float, without: Collection[tuple[str, Version]] = ()
+    ) -> list[ChangeEntry]:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait_seconds
         changed = self.core.changed
         while True:
             # Clear the event before the read, so that a commit after the read ends the wait.
             changed.clear()
-            entries = await self.core.database.read(partial(_pull, limit))
+            entries = await self.core.database.read(partial(_pull, limit, without))
             if entries or loop.time() >= until:
                 return entries
             try:
@@ -48,7 +50,7 @@ class SqliteOutbox:
         removed = 0
         for start in range(0, len(changes), ACK_CHANGES):
             some = changes[start : start + ACK_CHANGES]
-            removed += await self.core.database.write(partial(self._ack, some), background=True)
+            removed += await self.core.database.write(partial(self._ack, some))
         return removed
 
     def _ack(self, changes: Sequence[tuple[str, Version]], connection: sqlite3.Connection) -> int:
@@ -73,17 +75,21 @@ class SqliteOutbox:
             return self.core.book.depth(connection)
 
 
-def _pull(limit: int, connection: sqlite3.Connection) -> list[ChangeEntry]:
+def _pull(limit: int, without: Collection[tuple[str, Version]], connection: sqlite3.Connection) -> list[ChangeEntry]:
     entries: list[ChangeEntry] = []
     size = 0
     cursor = connection.execute(
-        "SELECT key, term, revision, event, traceparent FROM outbox ORDER BY id LIMIT ?", (max(1, limit),)
+        "SELECT key, term, revision, event, traceparent FROM outbox ORDER BY id LIMIT ?",
+        (max(1, limit) + len(without),),
     )
     for key, term, revision, event, traceparent in cursor:
+        version = Version(term, revision)
+        if (key, version) in without:
+            continue
         size += len(event)
-        if entries and size > PULL_BYTES:
+        if entries and (size > PULL_BYTES or len(entries) >= limit):
             break
-        entries.append(ChangeEntry(key, Version(term, revision), event, traceparent))
+        entries.append(ChangeEntry(key, version, event, traceparent))
     cursor.close()
     return entries
 

@@ -52,6 +52,17 @@ class TestOutbox:
         assert PULL_BYTES // 400_000 <= len(entries) <= PULL_BYTES // 200_000 + 1
         assert await store.outbox.pull(100, 0) == entries
 
+    async def test_a_pull_leaves_changes_out_that_are_being_acknowledged(self, store: StorePorts) -> None:
+        await own(store, KEYS)
+        names = [(key, (await put(store, key, "r", "w")).version) for key in KEYS[:4]]
+        assert [entry.key for entry in await store.outbox.pull(1, 0, frozenset(names[:2]))] == [KEYS[2]]
+        assert await store.outbox.pull(10, 0.01, frozenset(names)) == []
+        pull = asyncio.create_task(store.outbox.pull(10, 10.0, frozenset(names)))
+        await asyncio.sleep(0)
+        await put(store, KEYS[0], "r2", "w")
+        (entry,) = await pull
+        assert (entry.key, entry.version) != names[0], "a later change of the same record"
+
     async def test_its_depth_is_told(self, store: StorePorts) -> None:
         await own(store, KEYS)
         assert await store.outbox.depth() == (0, 0, 0.0)

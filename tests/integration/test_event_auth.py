@@ -104,6 +104,7 @@ async def test_a_store_keeps_its_changes_from_a_relay_that_does_not_sign_and_ano
     other = relay(controlled, CODES)
     other._holder = "router-2"
     await other.run_once(LOOP)
+    await other.acknowledge()
     (stored,) = await events(system.log)
     assert CODES.why_wrong(stored.event) == ""
     assert await system.ports(Store.A).outbox.pull(10, 0) == []

@@ -68,6 +68,7 @@ async def relayed(system: System, store: Store) -> None:
     loop = Loop("relay", system.relays[store].run_once)
     while (await system.ports(store).outbox.depth()).entries:
         await system.relays[store].run_once(loop)
+        await system.relays[store].acknowledge()
 
 
 async def followed(system: System, store: Store) -> None:

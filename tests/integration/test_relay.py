@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,11 +17,14 @@ from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event, EventTooLarge, LogUnavailable, Stored
 from libs.ownership.model import Store, Version
 from libs.ownership.wire import record_of_event
+from libs.pb.baton.replication.v1 import replication_pb2 as rpb
+from libs.store.outbox import Outbox
 from libs.tasks import Loop
 from services.router.flows.feed.relay import EVENT_TYPE, HEARTBEAT_TYPE, Relay
 from services.router.flows.steering import diagnose
 from tests.contracts.pb.toy import shelf_pb2 as pb
 from tests.system.whole import System, running_system
+from tests.waiting import eventually
 
 LOOP = Loop("relay", lambda _: _never())
 
@@ -47,7 +51,10 @@ async def events(system: System) -> list[Stored]:
 
 async def test_changes_arrive_in_the_log_as_cloudevents_and_leave_the_outbox(system: System) -> None:
     await put(system, "1")
-    await system.relays[Store.A].run_once(LOOP)
+    relay = system.relays[Store.A]
+    await relay.run_once(LOOP)
+    assert len(await system.ports(Store.A).outbox.pull(10, 0)) == 1, "the next pull acknowledges it"
+    await relay.acknowledge()
     (stored,) = await events(system)
     attributes = read_headers(stored.event.headers)
     assert (attributes.key, attributes.store, attributes.type) == ("shelf/r/1", "A", EVENT_TYPE)
@@ -109,6 +116,7 @@ async def test_an_event_that_the_log_refuses_is_set_aside_and_stops_no_other(sys
         await put(system, str(number))
     relay, log = refusing(system)
     await relay.run_once(LOOP)
+    await relay.acknowledge()
     assert await keys(log) == [f"shelf/r/{number}" for number in (1, 3, 4, 5, 6, 7)]
     assert await system.ports(Store.A).outbox.pull(10, 0) == []
     (aside,) = await system.ports(Store.A).aside.entries(10)
@@ -150,3 +158,62 @@ async def test_what_the_log_refuses_is_found_by_the_doctor(system: System) -> No
     await system.observer.poll()
     findings = diagnose._store(system.observer.view(Store.A), SystemClock())
     assert [one.level for one in findings if "the log refuses 1 events" in one.text] == [diagnose.Level.FAIL]
+
+
+class _Calls:
+    """A store's replication API that notes acknowledgements. `with_pull`: whether it takes them with a pull."""
+
+    def __init__(self, relay: Relay, *, with_pull: bool) -> None:
+        self.acknowledged: list[tuple[str, str]] = []
+        ask = relay._client.ask
+
+        async def noted(method: Any, request: Any, seconds: float, *rest: Any) -> Any:
+            if isinstance(request, rpb.PullChangesRequest):
+                self.acknowledged += [("pull", one.key) for one in request.acknowledged]
+                if not with_pull:
+                    request.ClearField("acknowledged")
+            if isinstance(request, rpb.AckChangesRequest):
+                self.acknowledged += [("call", one.key) for one in request.changes]
+            answer = await ask(method, request, seconds, *rest)
+            if isinstance(answer, rpb.PullChangesResponse) and not with_pull:
+                answer.ClearField("takes_acknowledgements")
+            return answer
+
+        relay._client.ask = noted  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize("with_pull", [True, False])
+async def test_a_pull_acknowledges_the_last_batch_unless_the_store_is_of_an_earlier_release(
+    system: System, with_pull: bool
+) -> None:
+    relay = system.relays[Store.A]
+    calls = _Calls(relay, with_pull=with_pull)
+    for number in ("1", "2"):
+        await put(system, number)
+        await relay.run_once(LOOP)
+    by = "pull" if with_pull else "call"
+    expected = [(by, "shelf/r/1"), *([] if with_pull else [(by, "shelf/r/2")])]
+    assert calls.acknowledged == expected
+    left = [one.key for one in await system.ports(Store.A).outbox.pull(10, 0)]
+    assert left == (["shelf/r/2"] if with_pull else [])
+    assert sorted(stored.event.key for stored in await events(system)) == ["shelf/r/1", "shelf/r/2"], "each once"
+
+
+async def test_a_relay_whose_lease_ends_acknowledges_before_it_asks_for_it_again(system: System) -> None:
+    await put(system, "1")
+    relay = system.relays[Store.A]
+    await relay.run_once(LOOP)
+    await system.control.lease("relay:A", "router-1", 0.0)
+    assert await system.control.lease("relay:A", "router-2", 60.0)
+    relay._leased_until = 0.0
+    relaying = asyncio.create_task(relay.run_once(LOOP))
+    try:
+        outbox = system.ports(Store.A).outbox
+        await eventually(lambda: _is_empty(outbox))
+    finally:
+        relaying.cancel()
+        await asyncio.wait([relaying])
+
+
+async def _is_empty(outbox: Outbox) -> bool:
+    return await outbox.pull(1, 0) == []

@@ -15,6 +15,7 @@ from libs.backend.feed import BATCH, UNPARK_SECONDS, ApplyLoop
 from libs.clock import ManualClock
 from libs.errors import LogAway
 from libs.eventlog.cloudevents import HeaderWriter
+from libs.eventlog.identity import LogReplaced
 from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import UNREADABLE_HEADER, Event, EventLog
 from libs.ownership.model import (
@@ -303,6 +304,39 @@ async def test_a_partition_that_somebody_else_has_moved_is_claimed_again() -> No
         assert (await state_when(at, 2)).applied == 2
         task.cancel()
         await asyncio.wait([task])
+
+
+async def test_the_positions_of_its_own_events_wait_for_other_events_or_a_moment() -> None:
+    async with running_store(Store.B, log=MemoryEventLog(1)) as at:
+        positions = {0: 0}
+        async with at.log.reader(positions) as reader:
+            await at.log.append([event("a", origin=Store.B), heartbeat(Store.A, 1.0)])
+            await at.feed.read_once(at.log, reader, positions)
+            assert ((await at.store.feed.state()).read, positions) == (0, {0: 0})
+            await at.log.append([event("b")])
+            await at.feed.read_once(at.log, reader, positions)
+            state = await at.store.feed.state()
+            assert ((state.applied, state.old), state.next_offsets, positions) == ((1, 2), {0: 3}, {0: 3})
+            await at.log.append([event("c", origin=Store.B)])
+            await at.feed.read_once(at.log, reader, positions)
+            assert (await at.store.feed.state()).read == 3
+            await at.feed.read_once(at.log, reader, positions)
+            assert ((await at.store.feed.state()).read, positions) == (4, {0: 4})
+
+
+async def test_a_log_that_is_replaced_while_positions_wait_is_noticed() -> None:
+    log = MemoryEventLog(1)
+    async with running_store(Store.B, log=log) as at:
+        await log.append([event("a", origin=Store.B), event("b", origin=Store.B)])
+        positions = {0: 0}
+        async with at.log.reader(positions) as reader:
+            await at.feed.read_once(at.log, reader, positions)
+            assert positions == {0: 0}
+            await log.replace()
+            await fill(log, 3)
+            with pytest.raises(LogReplaced):
+                await at.feed.read_once(at.log, reader, positions)
+            assert (await at.store.feed.state()).applied == 0, "nothing of the other log is applied"
 
 
 async def test_many_events_are_applied_in_batches() -> None:

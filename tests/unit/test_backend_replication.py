@@ -6,7 +6,8 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from libs.ownership.model import BUCKETS, Store, bucket_of
+from libs.backend.checks import MAX_ACKS
+from libs.ownership.model import BUCKETS, Store, Version, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.sandbox.v1 import sandbox_pb2
@@ -15,6 +16,7 @@ from libs.rpc.errors import reason_of
 from libs.rpc.limits import ANSWER_BYTES
 from libs.store.limits import OutboxLimits
 from tests.system.store import SERVICE, new, refusal, running_store
+from tests.waiting import eventually
 
 A, B = record_pb2.STORE_A, record_pb2.STORE_B
 NAME = "sandboxes/one"
@@ -66,6 +68,26 @@ async def test_changes_are_pulled_until_they_are_acknowledged_by_name() -> None:
         assert [change.key for change in left.changes] == ["sandboxes/two"]
         status = await at.replication.GetStatus(pb.GetStatusRequest())
         assert status.outbox.entries == 1
+
+
+async def test_a_pull_acknowledges_changes_unless_the_log_has_been_replaced() -> None:
+    async with running_store() as at:
+        await at.client.CreateSandbox(new("one"))
+        (change,) = (await at.replication.PullChanges(pb.PullChangesRequest())).changes
+        names = [pb.AckChangesRequest.Name(key=change.key, version=change.version)]
+        request = pb.PullChangesRequest(acknowledged=names)
+        at.feed.replaced = "another log"
+        assert reason_of(await refusal(at.replication.PullChanges(request)))[0] == "LOG_REPLACED"
+        at.feed.replaced = ""
+        assert len((await at.replication.PullChanges(pb.PullChangesRequest())).changes) == 1, "only a former log has it"
+        waiting = asyncio.create_task(at.logged.wait((NAME, Version(0, 1)), 20.0, fresh=True))
+        await eventually(lambda: NAME in repr(at.logged))
+        pulled = await at.replication.PullChanges(request)
+        assert (list(pulled.changes), pulled.takes_acknowledgements) == ([], True)
+        await waiting
+        assert await at.store.outbox.pull(10, 0) == []
+        many = pb.PullChangesRequest(acknowledged=names * (MAX_ACKS + 1))
+        assert reason_of(await refusal(at.replication.PullChanges(many)))[0] == "INVALID_FIELD"
 
 
 async def test_a_pull_that_waits_for_changes_ends_when_the_process_does() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from libs.ownership.model import Version
 from libs.store.limits import PULL_BYTES
@@ -23,7 +23,9 @@ class PostgresOutbox:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def pull(self, limit: int, wait_seconds: float) -> list[ChangeEntry]:
+    async def pull(
+        self, limit: int, wait_seconds: float, without: Collection[tuple[str, Version]] = ()
+    ) -> list[ChangeEntry]:
         """Commits of this process end the wait at once. Commits of other processes are found by polling: after 5 ms at
         first, because writes may wait until the log has their events, then less often, down to every 100 ms.
 
@@ -35,7 +37,7 @@ class PostgresOutbox:
         changed = self._context.gauge.changed
         while True:
             changed.clear()
-            entries = await self._pull(limit)
+            entries = await self._pull(limit, without)
             left = deadline - loop.time()
             if entries or left <= 0:
                 return entries
@@ -73,12 +75,13 @@ class PostgresOutbox:
     async def depth(self) -> Depth:
         return await self._context.gauge.depth()
 
-    async def _pull(self, limit: int) -> list[ChangeEntry]:
+    async def _pull(self, limit: int, without: Collection[tuple[str, Version]]) -> list[ChangeEntry]:
         async def work(connection: Connection) -> list[ChangeEntry]:
-            rows = await connection.fetch(sql.PULL, limit, PULL_BYTES)
-            return [
+            rows = await connection.fetch(sql.PULL, limit + len(without), PULL_BYTES)
+            entries = [
                 ChangeEntry(row["key"], Version(row["term"], row["revision"]), row["event"], row["traceparent"])
                 for row in rows
             ]
+            return [one for one in entries if (one.key, one.version) not in without][:limit]
 
         return await self._context.apply.run(work)

@@ -4,6 +4,9 @@ A change stays in the outbox until the relay acknowledges it by name, which it d
 change durable. So a relay may die at any point: the next one pulls the same changes again. Two relays at once only
 produce duplicates, which apply ignores. Without changes, a heartbeat shows that the path works.
 
+The next pull carries the acknowledgement, which saves a call for each batch. Changes that commit meanwhile make the
+next batch.
+
 If the log refuses an event for good, the store sets it aside, so that later events do not wait behind it.
 """
 
@@ -83,6 +86,10 @@ class Relay:
         self._leased_until = 0.0
         self._last_sent = 0.0
         self._offer_at = 0.0
+        self._appended: list[pb.AckChangesRequest.Name] = []
+        """Changes that the log has, for the next pull to acknowledge."""
+        self._with_pull = False
+        """The store takes acknowledgements with a pull. One of an earlier release does not."""
         self.log_trouble = ""
         """Why the log did not accept the last events; "" if it did."""
 
@@ -92,6 +99,9 @@ class Relay:
 
     async def run_once(self, loop: Loop) -> None:
         """Relay one batch. If it raises LogUnavailable, Away or ControlUnavailable, no change was acknowledged."""
+        if self._clock.monotonic() >= self._leased_until:
+            # The control store may be unavailable, or another router may relay from now on.
+            await self.acknowledge()
         if not await self._is_mine():
             loop.well()
             await asyncio.sleep(LEASE_SECONDS / 2)
@@ -103,6 +113,8 @@ class Relay:
             wait_seconds=wait_seconds,
             log_trouble=self.log_trouble,
             relay_code=self._proof(),
+            # If the pull fails, its changes are pulled again: the log may have been replaced meanwhile.
+            acknowledged=self._take_appended(),
         )
         try:
             pulled = await self._client.ask(self._client.replication.PullChanges, request, WAIT_SECONDS + STEP_SECONDS)
@@ -113,10 +125,13 @@ class Relay:
                 await self._leases.lease(self._name, self._holder, 0.0)
                 await asyncio.sleep(LEASE_SECONDS)
             raise
+        self._with_pull = pulled.takes_acknowledgements
         changes: Sequence[pb.Change] = pulled.changes
         if changes:
             refused = await self._deliver(changes)
-            await self._acknowledge(changes, refused)
+            self._appended = _names_of(changes, refused)
+            if not self._with_pull:
+                await self.acknowledge()
             if refused:
                 await self._set_aside(refused)
             self._last_sent = self._clock.monotonic()
@@ -139,15 +154,15 @@ class Relay:
             return [*await self._deliver(changes[:middle]), *await self._deliver(changes[middle:])]
         return []
 
-    async def _acknowledge(
-        self, changes: Sequence[pb.Change], refused: Sequence[_Refused], *, aside: bool = False
-    ) -> None:
-        left = {(one.change.key, one.change.version.term, one.change.version.revision) for one in refused}
-        names = [
-            pb.AckChangesRequest.Name(key=change.key, version=change.version)
-            for change in changes
-            if (change.key, change.version.term, change.version.revision) not in left
-        ]
+    async def acknowledge(self) -> None:
+        """Acknowledge the last batch without a pull."""
+        await self._acknowledge(self._take_appended())
+
+    def _take_appended(self) -> list[pb.AckChangesRequest.Name]:
+        appended, self._appended = self._appended, []
+        return appended
+
+    async def _acknowledge(self, names: Sequence[pb.AckChangesRequest.Name], *, aside: bool = False) -> None:
         if names:
             request = pb.AckChangesRequest(changes=names, aside=aside)
             await self._client.ask(self._client.replication.AckChanges, request, STEP_SECONDS)
@@ -179,7 +194,7 @@ class Relay:
         request = pb.PullChangesRequest(limit=OFFER_LIMIT, aside=True, relay_code=self._proof())
         pulled = await self._client.ask(self._client.replication.PullChanges, request, STEP_SECONDS)
         if set_aside := [change for change in pulled.changes if change.aside_reason]:
-            await self._acknowledge(set_aside, await self._deliver(set_aside), aside=True)
+            await self._acknowledge(_names_of(set_aside, await self._deliver(set_aside)), aside=True)
 
     async def _append(self, events: Sequence[Event]) -> None:
         """Append events. The next pull reports the log's state to the store."""
@@ -218,3 +233,13 @@ class Relay:
 
     def _heartbeat(self) -> Event:
         return Event("", b"", self._heartbeat_headers.write("", (0, 0), self._clock.now()))
+
+
+def _names_of(changes: Sequence[pb.Change], refused: Sequence[_Refused]) -> list[pb.AckChangesRequest.Name]:
+    """The changes that the log did not refuse."""
+    left = {(one.change.key, one.change.version.term, one.change.version.revision) for one in refused}
+    return [
+        pb.AckChangesRequest.Name(key=change.key, version=change.version)
+        for change in changes
+        if (change.key, change.version.term, change.version.revision) not in left
+    ]

@@ -1348,6 +1348,7 @@ class PullChangesRequest(_message.Message):
     LOG_TROUBLE_FIELD_NUMBER: _builtins.int
     ASIDE_FIELD_NUMBER: _builtins.int
     RELAY_CODE_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     wait_seconds: _builtins.float
     """Maximum time to wait for a first change."""
@@ -1361,6 +1362,12 @@ class PullChangesRequest(_message.Message):
     """The relay's proof that it signs events: baton-mac of an event for the log's topic without key and value, whose only
     other header is baton-proof with the value relay. A store with event_auth sign or require answers no other relay.
     """
+    @_builtins.property
+    def acknowledged(self) -> _containers.RepeatedCompositeFieldContainer[Global___AckChangesRequest.Name]:
+        """Changes that are in the log since the last pull. They are removed from the outbox, as by AckChanges, and not
+        returned. Writes that wait for the log are answered at once.
+        """
+
     def __init__(
         self,
         *,
@@ -1369,10 +1376,11 @@ class PullChangesRequest(_message.Message):
         log_trouble: _builtins.str = ...,
         aside: _builtins.bool = ...,
         relay_code: _builtins.bytes = ...,
+        acknowledged: _abc.Iterable[Global___AckChangesRequest.Name] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aside", b"aside", "limit", b"limit", "log_trouble", b"log_trouble", "relay_code", b"relay_code", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "aside", b"aside", "limit", b"limit", "log_trouble", b"log_trouble", "relay_code", b"relay_code", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1383,16 +1391,20 @@ class PullChangesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANGES_FIELD_NUMBER: _builtins.int
+    TAKES_ACKNOWLEDGEMENTS_FIELD_NUMBER: _builtins.int
+    takes_acknowledgements: _builtins.bool
+    """The store takes acknowledgements with a pull. A store of an earlier release ignores them."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]: ...
     def __init__(
         self,
         *,
         changes: _abc.Iterable[Global___Change] | None = ...,
+        takes_acknowledgements: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "takes_acknowledgements", b"takes_acknowledgements"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

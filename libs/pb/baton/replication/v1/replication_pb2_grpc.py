@@ -243,7 +243,8 @@ class ReplicationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PullChanges(self, request, context):
-        """Returns changes that are not in the log yet, oldest first. Waits for the first one.
+        """Returns changes that are not in the log yet, oldest first. Waits for the first one. Removes those that the relay has
+        published since its last pull.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,7 +64,9 @@ class ReplicationServiceStub:
     store has adopted stay.
     """
     PullChanges: _grpc.UnaryUnaryMultiCallable[_replication_pb2.PullChangesRequest, _replication_pb2.PullChangesResponse]
-    """Returns changes that are not in the log yet, oldest first. Waits for the first one."""
+    """Returns changes that are not in the log yet, oldest first. Waits for the first one. Removes those that the relay has
+    published since its last pull.
+    """
     AckChanges: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AckChangesRequest, _replication_pb2.AckChangesResponse]
     """Removes changes that are in the log now from the outbox."""
     SetChangesAside: _grpc.UnaryUnaryMultiCallable[_replication_pb2.SetChangesAsideRequest, _replication_pb2.SetChangesAsideResponse]
@@ -126,7 +128,9 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     store has adopted stay.
     """
     PullChanges: _aio.UnaryUnaryMultiCallable[_replication_pb2.PullChangesRequest, _replication_pb2.PullChangesResponse]  # type: ignore[assignment]
-    """Returns changes that are not in the log yet, oldest first. Waits for the first one."""
+    """Returns changes that are not in the log yet, oldest first. Waits for the first one. Removes those that the relay has
+    published since its last pull.
+    """
     AckChanges: _aio.UnaryUnaryMultiCallable[_replication_pb2.AckChangesRequest, _replication_pb2.AckChangesResponse]  # type: ignore[assignment]
     """Removes changes that are in the log now from the outbox."""
     SetChangesAside: _aio.UnaryUnaryMultiCallable[_replication_pb2.SetChangesAsideRequest, _replication_pb2.SetChangesAsideResponse]  # type: ignore[assignment]
@@ -263,7 +267,9 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _replication_pb2.PullChangesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_replication_pb2.PullChangesResponse, _abc.Awaitable[_replication_pb2.PullChangesResponse]]:
-        """Returns changes that are not in the log yet, oldest first. Waits for the first one."""
+        """Returns changes that are not in the log yet, oldest first. Waits for the first one. Removes those that the relay has
+        published since its last pull.
+        """
 
     @_abc_1.abstractmethod
     def AckChanges(
