@@ -23,7 +23,7 @@ OPENAPI := $(IMAGE) libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService libs/p
 PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index-url --universal \
 	--python-version 3.11 --custom-compile-command "make pins"
 
-.PHONY: help env stack protos image check-protos openapi check-openapi alerts kubernetes-schemas docs \
+.PHONY: help env stack protos image check-protos openapi check-openapi alerts dashboards kubernetes-schemas docs \
 	check-docs protos-baseline client-versions upgrade versions lint check test bytecode fuzz mutants mcp-conformance storms demo bench up down pins clean
 
 help: ## list the targets
@@ -56,8 +56,11 @@ image: env ## write the .proto files with their imports and comments to build/pr
 openapi: image ## write the OpenAPI document from the .proto files and their comments
 	@$(BIN)/python protos/openapi.py $(OPENAPI)
 
-alerts: env ## write deploy/alerts.yaml from the gates
+alerts: env ## write deploy/alerts.yaml from the gates and the alerts of the system
 	@$(BIN)/python deploy/make_alerts.py
+
+dashboards: env ## write deploy/grafana/dashboards from the table of metrics
+	@$(BIN)/python deploy/make_dashboards.py
 
 check-openapi: image ## fail if the OpenAPI document is not fresh
 	@$(BIN)/python protos/openapi.py $(OPENAPI) --check
@@ -82,6 +85,7 @@ lint: env check-protos check-openapi check-docs ## check style, types, imports, 
 	$(BIN)/mypy libs services tests protos/generate.py protos/openapi.py deploy/make_alerts.py docs clients/python
 	$(BIN)/lint-imports
 	$(BIN)/python deploy/make_alerts.py --check
+	$(BIN)/python deploy/make_dashboards.py --check
 	$(BIN)/buf lint $(IMAGE) --config buf.yaml
 	$(BIN)/buf breaking $(IMAGE) --against protos/baseline.binpb --config buf.yaml --exclude-imports
 

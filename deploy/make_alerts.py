@@ -1,6 +1,7 @@
-"""Writes deploy/alerts.yaml, the alerting rules for Prometheus, from the gates.
+"""Writes deploy/alerts.yaml, the alerting rules for Prometheus, from the gates and the alerts of the system.
 
-python deploy/make_alerts.py [--check]    # --check: exit with 1 if the file is not fresh
+python deploy/make_alerts.py [--check]           # --check: exit with 1 if the file is not fresh
+python deploy/make_alerts.py --runbooks BASE     # print the rules, with this beginning of each runbook_url
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import yaml
 
-from services.router.core.gates import alert_rules
+from services.router.core.alerts import RUNBOOKS, rules
 
 FILE = Path(__file__).parent / "alerts.yaml"
 
 HEAD = """\
-# Alerting rules on Baton's metrics, for Prometheus (rule_files). Made by `make alerts` from services/router/core/gates.
+# Alerting rules on Baton's metrics, for Prometheus (rule_files). Made by `make alerts` from services/router/core/gates
+# and services/router/core/alerts.py. With runbooks at another place than this repository:
+# python deploy/make_alerts.py --runbooks https://wiki/baton/
 #
 # Each process serves its metrics under the path /metrics of its setting `metrics` (BATON_ROUTER_METRICS=127.0.0.1:9464,
 # SERVICE_LAYER_METRICS, SIMPLE_MCP_METRICS). The head of docker-compose.yml lists the addresses there.
@@ -26,8 +29,8 @@ HEAD = """\
 """
 
 
-def text() -> str:
-    groups = {"groups": [{"name": "baton", "rules": alert_rules()}]}
+def text(runbooks: str = RUNBOOKS) -> str:
+    groups = {"groups": [{"name": "baton", "rules": rules(runbooks)}]}
     return HEAD + yaml.safe_dump(groups, sort_keys=False, width=120, allow_unicode=True)
 
 
@@ -37,6 +40,9 @@ def main(arguments: list[str]) -> int:
             return 0
         print(f"{FILE} is not fresh: run make alerts", file=sys.stderr)
         return 1
+    if arguments[:1] == ["--runbooks"] and len(arguments) == 2:
+        print(text(arguments[1]), end="")
+        return 0
     FILE.write_text(text())
     return 0
 

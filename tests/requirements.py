@@ -1391,7 +1391,24 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_share_of_the_calls_gets_a_log_line",
         ),
     ),
-    "operate.alerts": Requirement("Dashboards, alert rules and runbooks from code, each alert with its runbook"),
+    "operate.alerts": Requirement(
+        "Dashboards, alert rules and runbooks from code, each alert with its runbook",
+        _in(
+            "unit/test_alert_rules.py",
+            "every_rule_fires_at_its_condition_and_only_then",
+            "every_alert_has_a_runbook_of_its_name_and_reads_exported_metrics",
+            "every_query_of_a_dashboard_names_an_exported_metric",
+            "the_dashboards_are_fresh_and_lint_notices_if_they_are_not",
+        )
+        + _in(
+            "unit/test_observability.py",
+            "prometheus_reads_the_metrics_of_each_program",
+            "the_programs_send_traces_to_the_collector",
+            "the_services_beside_the_system_start_only_if_they_are_asked_for",
+            "prometheus_takes_its_file",
+        )
+        + _in("integration/test_signals.py", "real_processes_show_their_metrics_their_traces_and_their_logs"),
+    ),
     "operate.notify": Requirement(
         "Webhooks report phases, rollbacks, blocks and job ends; external gates can be queried"
     ),

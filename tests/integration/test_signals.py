@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import urllib.request
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import grpc
 import pytest
+import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -29,6 +32,11 @@ from libs.pb.baton.control.v1 import events_pb2
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from libs.proving.servers import locate
+from libs.proving.servers.errors import ServerMissing
+from libs.proving.servers.locate import PROJECT_ROOT
+from libs.proving.servers.ports import free_port
+from libs.proving.servers.process import Command, ServerProcess
 from libs.proving.trial.world import Size, World
 from libs.rpc import metadata
 from libs.rpc.channel import open_channel
@@ -43,6 +51,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 BOUND_SECONDS = 60.0
+RULES = PROJECT_ROOT / "deploy" / "alerts.yaml"
 PROGRAMS = {"a": "simple_mcp", "b-1": "service_layer", "router-1": "baton_router"}
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 SERVICE = "sandbox.v1.SandboxService"
@@ -202,6 +211,70 @@ async def check_traces(world: World, receiver: Receiver) -> None:
     assert shown == [TRACE]
 
 
+async def check_alert(world: World) -> None:
+    """A real Prometheus reads the processes, and the death of B fires its alert."""
+    try:
+        program = locate.prometheus()
+    except ServerMissing as error:
+        pytest.skip(str(error))
+    rules = yaml.safe_load(RULES.read_text())
+    for rule in rules["groups"][0]["rules"]:
+        if "for" in rule:
+            rule["for"] = "1s"
+    (world.directory / "rules.yml").write_text(yaml.safe_dump(rules))
+    targets = [{"targets": [node.metrics for node in world.nodes.values()]}]
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["rules.yml"],
+        "scrape_configs": [{"job_name": "baton", "static_configs": targets}],
+    }
+    (world.directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_port()}"
+    arguments = ["--config.file=prometheus.yml", "--storage.tsdb.path=series", f"--web.listen-address={address}"]
+    command = Command("prometheus", [str(program), *arguments], world.directory / "prometheus.log", world.directory)
+    server = ServerProcess(command)
+
+    async def asked(path: str) -> Any:
+        def read() -> Any:
+            with urllib.request.urlopen(f"http://{address}/api/v1/{path}", timeout=BOUND_SECONDS) as answer:
+                return json.load(answer)["data"]
+
+        return await asyncio.to_thread(read)
+
+    async def firing() -> dict[str, dict[str, str]]:
+        """Annotations by alert and store."""
+        alerts = (await asked("alerts"))["alerts"]
+        return {
+            f"{one['labels']['alertname']} {one['labels'].get('store', '')}".strip(): one["annotations"]
+            for one in alerts
+            if one["state"] == "firing"
+        }
+
+    async def all_are_read() -> bool:
+        try:
+            found = (await asked("query?query=sum(up)"))["result"]
+        except OSError:
+            return False
+        return bool(found) and found[0]["value"][1] == "3"
+
+    await asyncio.to_thread(server.start)
+    try:
+        await eventually(all_are_read, BOUND_SECONDS)
+        assert not [name for name in await firing() if name.startswith("BatonStoreDown")]
+        await world.kill("b-1")
+
+        async def fires() -> dict[str, str] | None:
+            return (await firing()).get("BatonStoreDown B")
+
+        annotations = await eventually(fires, BOUND_SECONDS)
+        assert annotations is not None
+        assert annotations["runbook_url"] == "docs/runbooks/baton-store-down.md"
+        assert annotations["summary"].startswith("Store B does not serve")
+        assert "BatonStoreDown A" not in await firing()
+    finally:
+        await asyncio.to_thread(server.stop, signal.SIGTERM, BOUND_SECONDS)
+
+
 def is_write(span: Span) -> bool:
     return not span.name.endswith("GetSandbox")
 
@@ -223,3 +296,4 @@ async def test_real_processes_show_their_metrics_their_traces_and_their_logs(tmp
         async with world.running():
             await check_metrics(world)
             await check_traces(world, receiver)
+            await check_alert(world)

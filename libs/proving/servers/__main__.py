@@ -2,7 +2,7 @@
 
 Installs Debian packages when it runs as root on a machine with apt-get, Kafka's jars by Maven, and the tools for
 Kubernetes manifests by Go. For anything else that is missing it prints the command to get it, and exits with 1.
-Chromium and those tools may be missing: their tests are skipped then.
+Chromium, Prometheus and those tools may be missing: their tests are skipped then.
 """
 
 import os
@@ -15,7 +15,12 @@ from libs.proving.servers import locate
 from libs.proving.servers.errors import ServerMissing
 
 _STEP_SECONDS = 600
-_OPTIONAL = {locate.CHROMIUM_PACKAGE, locate.KUSTOMIZE_MODULE, locate.KUBECONFORM_MODULE}
+_OPTIONAL = {
+    locate.CHROMIUM_PACKAGE,
+    locate.PROMETHEUS_PACKAGE,
+    locate.KUSTOMIZE_MODULE,
+    locate.KUBECONFORM_MODULE,
+}
 _GO_MODULES: dict[str, Callable[[], object]] = {
     locate.KUSTOMIZE_MODULE: locate.kustomize,
     locate.KUBECONFORM_MODULE: locate.kubeconform,
@@ -31,12 +36,13 @@ def main() -> int:
         locate.JAVA_PACKAGE: locate.java,
         locate.GO_PACKAGE: locate.go,
         locate.CHROMIUM_PACKAGE: locate.chromium,
+        locate.PROMETHEUS_PACKAGE: locate.prometheus,
     }
     if _missing(locate.kafka_jars):
         packages[locate.MAVEN_PACKAGE] = locate.maven
     absent = [package for package, look_up in packages.items() if _missing(look_up)]
     if absent and os.geteuid() == 0 and shutil.which("apt-get"):
-        # If apt-get cannot find one package, it installs none: Chromium must not keep the others away.
+        # If apt-get cannot find one package, it installs none: An optional one must not keep the others away.
         for some in (set(absent) - _OPTIONAL, set(absent) & _OPTIONAL):
             if some:
                 _apt_get(sorted(some))

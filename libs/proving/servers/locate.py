@@ -14,15 +14,9 @@ from libs.proving.servers.errors import ServerMissing
 PROJECT_ROOT = Path(__file__).parents[3]
 KAFKA_DEPLOY = PROJECT_ROOT / "deploy" / "kafka"
 KAFKA_JARS = PROJECT_ROOT / "build" / "kafka" / "jars"
-POSTGRES_PACKAGE, PGBOUNCER_PACKAGE, REDIS_PACKAGE, JAVA_PACKAGE, MAVEN_PACKAGE, GO_PACKAGE, CHROMIUM_PACKAGE = (
-    "postgresql",
-    "pgbouncer",
-    "redis-server",
-    "default-jre-headless",
-    "maven",
-    "golang-go",
-    "chromium",
-)
+POSTGRES_PACKAGE, PGBOUNCER_PACKAGE, REDIS_PACKAGE = "postgresql", "pgbouncer", "redis-server"
+JAVA_PACKAGE, MAVEN_PACKAGE, GO_PACKAGE = "default-jre-headless", "maven", "golang-go"
+CHROMIUM_PACKAGE, PROMETHEUS_PACKAGE = "chromium", "prometheus"
 MAVEN_COMMAND = (
     "mvn",
     "-q",
@@ -136,6 +130,16 @@ def chromium() -> Path:
     """The browser, for the tests of the page at /. Raises ServerMissing."""
     found = filter(None, map(shutil.which, _CHROMIUM_PROGRAMS))
     return Path(next(found, None) or _program("chromium", "The browser Chromium", CHROMIUM_PACKAGE))
+
+
+def prometheus() -> Path:
+    """The server Prometheus, for the tests of metrics and alerts. Raises ServerMissing."""
+    return _program("prometheus", "Prometheus", PROMETHEUS_PACKAGE)
+
+
+def promtool() -> Path:
+    """The checker of Prometheus's rules. Raises ServerMissing."""
+    return _program("promtool", "Prometheus's promtool", PROMETHEUS_PACKAGE)
 
 
 def _program(name: str, title: str, package: str) -> Path:

@@ -32,7 +32,6 @@ Evidence that does not exist yet is a new field of `Evidence`, None while it is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from services.router.core.evidence import Evidence
 from services.router.core.gates import data, ending, service, steps
@@ -73,8 +72,3 @@ def warnings(evidence: Evidence, limits: Limits) -> list[str]:
 def thresholds() -> Iterable[Threshold[float]]:
     """Every threshold of a gate, once, in the order of gates."""
     return {threshold.name: threshold for gate in GATES.values() for threshold in gate.thresholds}.values()
-
-
-def alert_rules() -> list[dict[str, Any]]:
-    """The rules of deploy/alerts.yaml."""
-    return [alert.rule(gate.thresholds) for gate in GATES.values() for alert in gate.alerts]
