@@ -1413,7 +1413,24 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "Webhooks report phases, rollbacks, blocks and job ends; external gates can be queried"
     ),
     "operate.evidence": Requirement(
-        "A difference is shown with request, both answers and fields, bounded, without secrets"
+        "A difference is shown with request, both answers and fields, bounded, without secrets",
+        (
+            *_in(
+                "unit/test_difference_evidence.py",
+                "an_example_has_the_request_both_answers_and_each_field_that_differs",
+                "no_secret_is_in_the_request_the_answers_or_the_fields",
+                "request_answers_and_fields_are_cut",
+                "one_example_is_kept_of_each_kind_of_difference",
+            ),
+            *_in(
+                "contracts/test_control_differences.py",
+                "examples_of_all_routers_are_shown_newest_first_and_their_number_is_bounded",
+            ),
+            *_in(
+                "integration/test_shadow_cli.py",
+                "the_evidence_of_a_difference_is_shown_with_request_and_answers_and_without_secrets",
+            ),
+        ),
     ),
     "deploy.compose": Requirement(
         "Containers talk over TLS with tokens and signed events; only the router's ports are reachable",

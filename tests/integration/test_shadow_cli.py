@@ -98,6 +98,38 @@ async def test_a_mismatch_of_sandboxes_is_shown_with_names_versions_and_hashes_a
     assert len((await controlled.control.GetShadow(pb.GetShadowRequest())).differences) == 2
 
 
+async def test_the_evidence_of_a_difference_is_shown_with_request_and_answers_and_without_secrets(
+    controlled: ControlledSystem,
+) -> None:
+    await planted(controlled)
+    assert "no differences" in (await baton(controlled, "shadow", "differences")).stdout
+    await answer(controlled, "shadow", "set", "100", "--reason", "look", "--yes")
+    await call(controlled, "GetSandbox", sandboxes.GetSandboxRequest(name=NAME))
+    await call(controlled, "ListSandboxes", sandboxes.ListSandboxesRequest(filter='account = "acc"'))
+
+    async def listed() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await answer(controlled, "shadow", "differences"))["examples"]
+        return found if len(found) == 2 else []
+
+    found = {one["difference"]["operation"]: one for one in await eventually(listed)}
+    assert {one["difference"]["kind"] for one in found.values()} == {"MISMATCH"}
+    assert all(not one["request"] and not one["values"] for one in found.values()), "a list has no content"
+    shown = await answer(controlled, "shadow", "differences", found["get"]["id"])
+    assert json.loads(shown["request"]) == {"name": NAME}
+    assert {value["path"]: json.loads(value["other"]) for value in shown["values"]} == {
+        "spec.env": {SECRET: "***"},
+        "labels": {SECRET: SECRET, "another": SECRET},
+    }
+    assert [json.loads(shown[side])["spec"]["env"] for side in ("one", "other")] == [{SECRET: "***"}] * 2
+    assert shown["difference"]["one"]["store"] == "A"
+    text = (await baton(controlled, "shadow", "differences", found["list"]["id"])).stdout
+    for words in ("MISMATCH of sandboxes/x, list", "router-1", "spec.env", "account = ", "A 0-1"):
+        assert words in text, text
+    assert "something else" not in text + json.dumps(shown)
+    gone = await baton(controlled, "shadow", "differences", "mismatch-0-gone")
+    assert (gone.exit_code, "baton shadow differences lists all" in gone.stderr) == (Exit.FAILED, True)
+
+
 async def test_show_prints_every_key_that_its_help_names(controlled: ControlledSystem) -> None:
     named = (await baton(controlled, "shadow", "show", "--help")).stdout
     for key in await answer(controlled, "shadow", "show"):

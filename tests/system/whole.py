@@ -36,6 +36,7 @@ from services.router.core.flags import FlagNames
 from services.router.core.gates import Evidence, GateResult
 from services.router.core.phase import LAST_STEP_CONFIRM, Phase, Setting
 from services.router.core.write_ledger import LedgerLimits
+from services.router.flows.calls.difference_book import DifferenceBook
 from services.router.flows.calls.forward import Forward, ReadPolicy
 from services.router.flows.calls.listing import Listing
 from services.router.flows.calls.patience import Patience
@@ -275,7 +276,8 @@ async def running_system(
             return replace(seen, clients_watched_seconds=LONG_SECONDS, under_way=())
 
         migration = Migration(control, setting, evidence, clock)
-        shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits)
+        book = DifferenceBook(control, "router-1", clock)
+        shadow = Shadow(kit.contract, stores, setting, observer, clock, shadow_limits, book)
         auditor = Auditor(stores, clock, QUICK_LEDGER)
         options = CallOptions(policy, patience_seconds, logged, authenticator)
         calls = await _serve_calls(stack, kit.contract, stores, setting, shadow, auditor, options)

@@ -8,8 +8,10 @@ from libs.rpc.errors import Context
 from services.router.api.messages import setting_to_pb, timestamp
 from services.router.api.roles import actor_of
 from services.router.core.compare import Kind
+from services.router.core.difference_evidence import Example
 from services.router.core.measure import ShadowCounts
 from services.router.core.tally import Difference, Side
+from services.router.flows.calls.difference_book import DifferenceBook
 from services.router.flows.calls.shadow import Shadow
 from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.observe import SettingCache
@@ -22,10 +24,11 @@ KIND_NUMBERS: dict[Kind, pb.ShadowDifference.Kind.ValueType] = {
 class ShadowMethods:
     """Methods of the control API."""
 
-    def __init__(self, migration: Migration, cache: SettingCache, shadow: Shadow) -> None:
+    def __init__(self, migration: Migration, cache: SettingCache, shadow: Shadow, book: DifferenceBook) -> None:
         self._migration = migration
         self._cache = cache
         self._shadow = shadow
+        self._book = book
 
     async def SetShadow(self, request: pb.SetShadowRequest, context: Context) -> pb.SetShadowResponse:  # noqa: N802
         decision = Decision(actor_of(request.actor), request.reason, request.generation)
@@ -43,6 +46,31 @@ class ShadowMethods:
             waiting=report.waiting,
             differences=[_difference_to_pb(difference) for difference in report.differences],
         )
+
+    async def ListDifferences(  # noqa: N802
+        self, request: pb.ListDifferencesRequest, context: Context
+    ) -> pb.ListDifferencesResponse:
+        return pb.ListDifferencesResponse(examples=[_example_to_pb(one) for one in await self._book.examples()])
+
+    async def GetDifference(  # noqa: N802
+        self, request: pb.GetDifferenceRequest, context: Context
+    ) -> pb.GetDifferenceResponse:
+        found = await self._book.find(request.id)
+        example = _example_to_pb(found)
+        example.request = found.request
+        example.one, example.other = found.answers
+        for value in found.values:
+            example.values.add(path=value.path, one=value.one, other=value.other)
+        return pb.GetDifferenceResponse(example=example)
+
+
+def _example_to_pb(example: Example) -> pb.DifferenceExample:
+    return pb.DifferenceExample(
+        id=example.id,
+        difference=_difference_to_pb(example.difference),
+        router=example.router,
+        generation=example.generation,
+    )
 
 
 def _tally_to_pb(operation: str, counts: ShadowCounts) -> pb.ShadowTally:

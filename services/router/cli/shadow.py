@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     # Without it, -5 is reported as an unknown option instead of a wrong percentage.
     command(shadow, "set", Changing, context_settings={"ignore_unknown_options": True})(set_shadow)
     command(shadow, "show", Common)(show)
+    command(shadow, "differences", Common)(differences)
     app.add_typer(shadow, name="shadow")
 
 
@@ -106,6 +107,74 @@ def show(
         screen.show(_screen(view))
 
 
+def differences(
+    options: Common,
+    example: Annotated[str, typer.Argument(metavar="[ID]", help="Show this one, with request and answers.")] = "",
+) -> None:
+    """Show the latest example of each kind of difference, of all routers; with an
+    ID the request and both answers, without secrets.
+
+    \b
+    JSON keys: examples: list of {DifferenceExample}
+      difference: {ShadowDifference}
+    With an ID: the keys of one example.
+    """
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.cli import show as screen
+    from services.router.cli.client import control
+    from services.router.cli.views import view_of
+
+    with control(options) as router:
+        if example:
+            view = view_of(router.call("GetDifference", pb.GetDifferenceRequest(id=example)))["example"]
+        else:
+            view = view_of(router.call("ListDifferences", pb.ListDifferencesRequest()))
+    if options.json:
+        screen.print_json(view)
+    else:
+        screen.show(_example_screen(view) if example else _examples_table(view["examples"]))
+
+
+def _examples_table(examples: list[View]) -> RenderableType:
+    from services.router.cli.show import table_of
+
+    if not examples:
+        return "no differences"
+    found = table_of("id", "time (UTC)", "operation", "record", "kind", "fields", "router")
+    for one in examples:
+        seen = one["difference"]
+        found.add_row(
+            one["id"],
+            _time(seen),
+            seen["operation"],
+            seen["key"],
+            seen["kind"],
+            ", ".join(seen["fields"]),
+            one["router"],
+        )
+    return found
+
+
+def _example_screen(view: View) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from services.router.cli.show import table_of
+
+    seen = view["difference"]
+    one, other = (_side(seen[side]) for side in ("one", "other"))
+    head = f"{seen['kind']} of {seen['key']}, {seen['operation']} at {_time(seen)}, by {view['router']}"
+    values = table_of("field", one, other)
+    for value in view["values"]:
+        values.add_row(value["path"], Text(value["one"]), Text(value["other"]))
+    whole = [f"{name}: {view[field]}" for name, field in (("request", "request"), (one, "one"), (other, "other"))]
+    return Group(Text(head), Text(""), values, Text(""), *map(Text, whole))
+
+
+def _time(difference: View) -> str:
+    return str(difference["time"].replace("T", " ").removesuffix("+00:00"))
+
+
 def shadow_view(answer: pb.GetShadowResponse, limit: int) -> View:
     from services.router.cli.views import view_of
 
@@ -139,7 +208,7 @@ def _screen(view: View) -> RenderableType:
         found = table_of("time (UTC)", "operation", "record", "kind", "fields", "answered", "compared with")
         for difference in view["differences"]:
             found.add_row(
-                difference["time"].replace("T", " ").removesuffix("+00:00"),
+                _time(difference),
                 difference["operation"],
                 difference["key"],
                 difference["kind"],

@@ -81,7 +81,7 @@ class Comparison:
 
     def __init__(self, kind: type[Message], ignored: Iterable[str]) -> None:
         """Raises UnfitContract if the message has no field at an ignored path."""
-        self._kind = kind
+        self.kind = kind
         self._ignored = [_path(kind.DESCRIPTOR, path) for path in ignored]
 
     @classmethod
@@ -115,7 +115,7 @@ class Comparison:
         return RecordComparison(_kind(one, other, fields, due), one, other, fields)
 
     def _read(self, data: bytes) -> Message:
-        message = self._kind.FromString(data)
+        message = self.kind.FromString(data)
         for path in self._ignored:
             _clear(message, path)
         return message

@@ -31,6 +31,7 @@ from services.router.features.operators import ANY_OPERATOR, Operators, kind_of,
 from services.router.features.operators import SETTING as CONTROL_SETTING
 from services.router.features.shared import SharedFlows
 from services.router.features.xds import Xds, xds_feature, xds_server
+from services.router.flows.calls.difference_book import DifferenceBook
 from services.router.flows.calls.forward import Forward, ReadPolicy
 from services.router.flows.calls.listing import Listing
 from services.router.flows.calls.patience import Patience
@@ -79,7 +80,14 @@ class Router:
             transfer=transfer,
             mover=mover,
             observer=observer,
-            shadow=Shadow(contract, stores, connections.cache, observer, clock),
+            shadow=Shadow(
+                contract,
+                stores,
+                connections.cache,
+                observer,
+                clock,
+                book=DifferenceBook(control_store, name, clock),
+            ),
             auditor=Auditor(stores, clock, settings.ledger_limits),
             clients=Clients(contract.schemas, clock),
             public_address=lambda: self.public.address,

@@ -19,6 +19,7 @@ from services.router.api.status import add_automatic_rollback, add_passed_on, ad
 from services.router.core.phase import Phase
 from services.router.features import operators
 from services.router.features.shared import Feature, SharedFlows
+from services.router.flows.calls.difference_book import DifferenceBook
 from services.router.flows.calls.explain import Explainer
 from services.router.flows.jobs.canary import CanaryAuto
 from services.router.flows.jobs.rehearsal import DEFAULT_DELAYS, PropagationDelays, Rehearsal, Rehearsals
@@ -193,4 +194,5 @@ def probe(flows: SharedFlows) -> Feature:
 
 def shadow(flows: SharedFlows) -> Feature:
     """Compare reads with the other store."""
-    return Feature(methods=[ShadowMethods(flows.migration, flows.connections.cache, flows.shadow)])
+    book = flows.shadow.book or DifferenceBook(flows.connections.control_store, flows.name, flows.clock)
+    return Feature(methods=[ShadowMethods(flows.migration, flows.connections.cache, flows.shadow, book)])

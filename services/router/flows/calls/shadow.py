@@ -26,9 +26,11 @@ from libs.contract.descriptors import Contract, Method
 from libs.ownership.model import Store, Version
 from libs.tasks import Loop
 from services.router.core.compare import Comparison, Kind, RecordComparison, ShownRecord, gravest, pairs_of, seen_of
+from services.router.core.difference_evidence import Example, example_of
 from services.router.core.measure import ShadowCounts
 from services.router.core.merge import HalfPage, Item
 from services.router.core.tally import Difference, Side, Tally, hashed, sides_of
+from services.router.flows.calls.difference_book import DifferenceBook
 from services.router.flows.calls.forward import ClientCall
 from services.router.flows.calls.shadow_looks import OneRecord, SomeRows, Subject, Unanswered, seen_in
 from services.router.flows.steering_view import Steering
@@ -129,8 +131,10 @@ class Shadow:
         neighbours: Neighbours,
         clock: Clock,
         limits: ShadowLimits = ShadowLimits(),
+        book: DifferenceBook | None = None,
     ) -> None:
-        """Raises UnfitContract."""
+        """`book`: keeps examples of differences. Raises UnfitContract."""
+        self.book = book
         self._comparisons = {
             method.name: Comparison.of(method)
             for method in contract.methods.values()
@@ -149,6 +153,8 @@ class Shadow:
         self._secret = secrets.token_bytes(16)
         self.loops = [Loop(f"shadow {number}", self._work) for number in range(1, limits.workers + 1)]
         self.loops.append(Loop("shadow, second comparisons", self._tick))
+        if book is not None:
+            self.loops.append(book.loop)
 
     def __repr__(self) -> str:
         return f"<Shadow {self.counts} queued={self._queue.qsize()} waiting={len(self._waiting)}>"
@@ -343,7 +349,14 @@ class Shadow:
         self._count(job, Kind.STALE if kind is Kind.MATCH else kind)
         for name, sight in sights.items():
             if sight.kind is kind is not Kind.MATCH:
-                self._keep(job, name, kind, sight.fields, sides_of(sight, job.stores, self._secret))
+                found = self._keep(job, name, kind, sight.fields, sides_of(sight, job.stores, self._secret))
+                if found is not None and self.book is not None:
+                    self.book.offer(self._example(self.book.router, job, found, sight))
+
+    def _example(self, router: str, job: Job, found: Difference, sight: RecordComparison) -> Example:
+        method = job.subject.method
+        answers, request = self._comparisons[method.name].kind, method.parse(job.subject.request)
+        return example_of(found, job.run, router, request, answers, (sight.one, sight.other))
 
     def _count(self, job: Job, kind: Kind) -> None:
         tally = self._follow()
@@ -358,9 +371,15 @@ class Shadow:
         shown = tuple(side._replace(content=error.status) if side.store is error.store else side for side in sides)
         self._keep(job, job.subject.names[0], Kind.ERROR, (), (shown[0], shown[1]))
 
-    def _keep(self, job: Job, name: str, kind: Kind, fields: tuple[str, ...], sides: tuple[Side, Side]) -> None:
+    def _keep(
+        self, job: Job, name: str, kind: Kind, fields: tuple[str, ...], sides: tuple[Side, Side]
+    ) -> Difference | None:
+        """Return the difference, or None if the setting has changed meanwhile."""
         tally = self._follow()
-        if job.run == tally.run:
-            waited = self._clock.monotonic() - job.began
-            operation = job.subject.method.operation
-            tally.keep(Difference(self._clock.now(), operation, name, kind, fields, sides, waited))
+        if job.run != tally.run:
+            return None
+        waited = self._clock.monotonic() - job.began
+        operation = job.subject.method.operation
+        found = Difference(self._clock.now(), operation, name, kind, fields, sides, waited)
+        tally.keep(found)
+        return found

@@ -1903,6 +1903,160 @@ class SetShadowResponse(_message.Message):
 Global___SetShadowResponse: _TypeAlias = SetShadowResponse  # noqa: Y015
 
 @_typing.final
+class ListDifferencesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDifferencesRequest: _TypeAlias = ListDifferencesRequest  # noqa: Y015
+
+@_typing.final
+class ListDifferencesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DifferenceExample]: ...
+    def __init__(
+        self,
+        *,
+        examples: _abc.Iterable[Global___DifferenceExample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDifferencesResponse: _TypeAlias = ListDifferencesResponse  # noqa: Y015
+
+@_typing.final
+class GetDifferenceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of an example."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDifferenceRequest: _TypeAlias = GetDifferenceRequest  # noqa: Y015
+
+@_typing.final
+class GetDifferenceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def example(self) -> Global___DifferenceExample: ...
+    def __init__(
+        self,
+        *,
+        example: Global___DifferenceExample | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["example", b"example"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example", b"example"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDifferenceResponse: _TypeAlias = GetDifferenceResponse  # noqa: Y015
+
+@_typing.final
+class DifferenceExample(_message.Message):
+    """The latest difference of its kind, operation and fields, with its evidence. Secrets are replaced by ***."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Value(_message.Message):
+        """A field that differs."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PATH_FIELD_NUMBER: _builtins.int
+        ONE_FIELD_NUMBER: _builtins.int
+        OTHER_FIELD_NUMBER: _builtins.int
+        path: _builtins.str
+        """Field names, separated by dots."""
+        one: _builtins.str
+        """JSON at the store of the client's answer, and at the one that it was compared with. "null" if it is absent. Of more
+        than 500 characters, the beginning.
+        """
+        other: _builtins.str
+        def __init__(
+            self,
+            *,
+            path: _builtins.str = ...,
+            one: _builtins.str = ...,
+            other: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["one", b"one", "other", b"other", "path", b"path"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
+    ROUTER_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    ONE_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    router: _builtins.str
+    """Router that found it."""
+    generation: _builtins.int
+    """Generation of the setting that set the comparison."""
+    request: _builtins.str
+    """JSON. Of more than 8000 characters, the beginning, as of the answers."""
+    one: _builtins.str
+    """The answers as JSON, or the status of an error. Empty if the store has no such record."""
+    other: _builtins.str
+    @_builtins.property
+    def difference(self) -> Global___ShadowDifference: ...
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___DifferenceExample.Value]:
+        """Empty in ListDifferences, as the fields below."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        difference: Global___ShadowDifference | None = ...,
+        router: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        values: _abc.Iterable[Global___DifferenceExample.Value] | None = ...,
+        request: _builtins.str = ...,
+        one: _builtins.str = ...,
+        other: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "generation", b"generation", "id", b"id", "one", b"one", "other", b"other", "request", b"request", "router", b"router", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DifferenceExample: _TypeAlias = DifferenceExample  # noqa: Y015
+
+@_typing.final
 class GetShadowRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -150,6 +150,16 @@ class ControlServiceStub:
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetShadowRequest.SerializeToString,
                 response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetShadowResponse.FromString,
                 _registered_method=True)
+        self.ListDifferences = channel.unary_unary(
+                '/baton.control.v1.ControlService/ListDifferences',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListDifferencesRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ListDifferencesResponse.FromString,
+                _registered_method=True)
+        self.GetDifference = channel.unary_unary(
+                '/baton.control.v1.ControlService/GetDifference',
+                request_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetDifferenceRequest.SerializeToString,
+                response_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetDifferenceResponse.FromString,
+                _registered_method=True)
         self.StartCanaryAuto = channel.unary_unary(
                 '/baton.control.v1.ControlService/StartCanaryAuto',
                 request_serializer=baton_dot_control_dot_v1_dot_control__pb2.StartCanaryAutoRequest.SerializeToString,
@@ -447,6 +457,22 @@ class ControlServiceServicer:
 
     def GetShadow(self, request, context):
         """Returns the comparisons of this router and the differences that they found.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDifferences(self, request, context):
+        """Returns the latest example of each kind of difference that the routers have found, newest first, without its request
+        and answers. The examples are in the control store, so any router returns those of all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDifference(self, request, context):
+        """Returns an example with its request and both answers, without secrets. Fails with NOT_FOUND, DIFFERENCE_NOT_FOUND if a
+        later example has taken its place.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -779,6 +805,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.GetShadow,
                     request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetShadowRequest.FromString,
                     response_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetShadowResponse.SerializeToString,
+            ),
+            'ListDifferences': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDifferences,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.ListDifferencesRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.ListDifferencesResponse.SerializeToString,
+            ),
+            'GetDifference': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDifference,
+                    request_deserializer=baton_dot_control_dot_v1_dot_control__pb2.GetDifferenceRequest.FromString,
+                    response_serializer=baton_dot_control_dot_v1_dot_control__pb2.GetDifferenceResponse.SerializeToString,
             ),
             'StartCanaryAuto': grpc.unary_unary_rpc_method_handler(
                     servicer.StartCanaryAuto,
@@ -1520,6 +1556,60 @@ class ControlService:
             '/baton.control.v1.ControlService/GetShadow',
             baton_dot_control_dot_v1_dot_control__pb2.GetShadowRequest.SerializeToString,
             baton_dot_control_dot_v1_dot_control__pb2.GetShadowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDifferences(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/ListDifferences',
+            baton_dot_control_dot_v1_dot_control__pb2.ListDifferencesRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.ListDifferencesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDifference(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.control.v1.ControlService/GetDifference',
+            baton_dot_control_dot_v1_dot_control__pb2.GetDifferenceRequest.SerializeToString,
+            baton_dot_control_dot_v1_dot_control__pb2.GetDifferenceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,14 @@ class ControlServiceStub:
     """Sets the share of reads that are compared in the background, and resets the counters."""
     GetShadow: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetShadowRequest, _control_pb2.GetShadowResponse]
     """Returns the comparisons of this router and the differences that they found."""
+    ListDifferences: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListDifferencesRequest, _control_pb2.ListDifferencesResponse]
+    """Returns the latest example of each kind of difference that the routers have found, newest first, without its request
+    and answers. The examples are in the control store, so any router returns those of all.
+    """
+    GetDifference: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetDifferenceRequest, _control_pb2.GetDifferenceResponse]
+    """Returns an example with its request and both answers, without secrets. Fails with NOT_FOUND, DIFFERENCE_NOT_FOUND if a
+    later example has taken its place.
+    """
     StartCanaryAuto: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartCanaryAutoRequest, _control_pb2.StartCanaryAutoResponse]
     """Raises the canary share step by step, following a plan, as a job "canary-auto". Returns the running job if it
     follows the same plan. Refused while another plan runs.
@@ -208,6 +216,14 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Sets the share of reads that are compared in the background, and resets the counters."""
     GetShadow: _aio.UnaryUnaryMultiCallable[_control_pb2.GetShadowRequest, _control_pb2.GetShadowResponse]  # type: ignore[assignment]
     """Returns the comparisons of this router and the differences that they found."""
+    ListDifferences: _aio.UnaryUnaryMultiCallable[_control_pb2.ListDifferencesRequest, _control_pb2.ListDifferencesResponse]  # type: ignore[assignment]
+    """Returns the latest example of each kind of difference that the routers have found, newest first, without its request
+    and answers. The examples are in the control store, so any router returns those of all.
+    """
+    GetDifference: _aio.UnaryUnaryMultiCallable[_control_pb2.GetDifferenceRequest, _control_pb2.GetDifferenceResponse]  # type: ignore[assignment]
+    """Returns an example with its request and both answers, without secrets. Fails with NOT_FOUND, DIFFERENCE_NOT_FOUND if a
+    later example has taken its place.
+    """
     StartCanaryAuto: _aio.UnaryUnaryMultiCallable[_control_pb2.StartCanaryAutoRequest, _control_pb2.StartCanaryAutoResponse]  # type: ignore[assignment]
     """Raises the canary share step by step, following a plan, as a job "canary-auto". Returns the running job if it
     follows the same plan. Refused while another plan runs.
@@ -465,6 +481,26 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.GetShadowResponse, _abc.Awaitable[_control_pb2.GetShadowResponse]]:
         """Returns the comparisons of this router and the differences that they found."""
+
+    @_abc_1.abstractmethod
+    def ListDifferences(
+        self,
+        request: _control_pb2.ListDifferencesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListDifferencesResponse, _abc.Awaitable[_control_pb2.ListDifferencesResponse]]:
+        """Returns the latest example of each kind of difference that the routers have found, newest first, without its request
+        and answers. The examples are in the control store, so any router returns those of all.
+        """
+
+    @_abc_1.abstractmethod
+    def GetDifference(
+        self,
+        request: _control_pb2.GetDifferenceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetDifferenceResponse, _abc.Awaitable[_control_pb2.GetDifferenceResponse]]:
+        """Returns an example with its request and both answers, without secrets. Fails with NOT_FOUND, DIFFERENCE_NOT_FOUND if a
+        later example has taken its place.
+        """
 
     @_abc_1.abstractmethod
     def StartCanaryAuto(

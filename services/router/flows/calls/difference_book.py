@@ -1,0 +1,75 @@
+"""The examples of differences in the control store, which all routers share and any router shows.
+
+They are remembered values, so their number is bounded, and a router writes each at most once in `WRITE_SECONDS`. If the
+control store is out of reach, the latest ones wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from libs.clock import Clock
+from libs.errors import BatonError
+from libs.tasks import Loop
+from services.router.control.port import RememberedValues
+from services.router.core.difference_evidence import KINDS, Example, from_json, name_of, names, to_json
+
+WRITE_SECONDS = 5.0
+
+
+class DifferenceNotFound(BatonError):
+    """There is no such example of a difference. A later one may have taken its place."""
+
+    code = "NOT_FOUND"
+    reason = "DIFFERENCE_NOT_FOUND"
+
+
+class DifferenceBook:
+    """Raises ControlUnavailable."""
+
+    def __init__(self, values: RememberedValues, router: str, clock: Clock) -> None:
+        self.router = router
+        self._values = values
+        self._clock = clock
+        self._due: dict[str, Example] = {}
+        self._written: dict[str, float] = {}
+        self._woken = asyncio.Event()
+        self.loop = Loop("differences", self._body)
+
+    def offer(self, example: Example) -> None:
+        """Keep an example in place of the former one of its kind of difference. Returns at once."""
+        if example.difference.kind in KINDS:
+            self._due[name_of(example.difference.kind, example.slot)] = example
+            self._woken.set()
+
+    async def examples(self) -> list[Example]:
+        """Newest first."""
+        found = await asyncio.gather(*(self._values.remembered(name) for name in names()))
+        read = [example for text in found if text and (example := from_json(text))]
+        return sorted(read, key=lambda example: -example.difference.time_seconds)
+
+    async def find(self, example_id: str) -> Example:
+        """Raises DifferenceNotFound."""
+        for example in await self.examples():
+            if example.id == example_id:
+                return example
+        raise DifferenceNotFound(f"there is no difference {example_id!r}: baton shadow differences lists all")
+
+    async def _body(self, loop: Loop) -> None:
+        await self._woken.wait()
+        self._woken.clear()
+        await self.write()
+        loop.well()
+        if self._due:
+            await asyncio.sleep(WRITE_SECONDS)
+            self._woken.set()
+
+    async def write(self) -> None:
+        """Write what is due."""
+        now = self._clock.monotonic()
+        for name, example in list(self._due.items()):
+            if now - self._written.get(name, float("-inf")) >= WRITE_SECONDS:
+                await self._values.remember(name, to_json(example))
+                self._written[name] = now
+                if self._due[name] is example:
+                    del self._due[name]
