@@ -99,19 +99,22 @@ async def test_a_group_that_fails_ends_the_pass_with_its_error_and_leaves_nothin
 
 
 class _Faulty(Transfer):
-    """Fails every second release."""
+    """Fails every fourth release."""
 
     calls = 0
 
     async def release_buckets(self, buckets: Sequence[int], to: Store) -> Sequence[record_pb2.BucketOwner]:
         self.calls += 1
-        if self.calls % 2 == 0:
-            raise StoreUnavailable("every second")
+        if self.calls % 4 == 0:
+            raise StoreUnavailable("every fourth")
         return await super().release_buckets(buckets, to)
 
 
-async def test_passes_that_come_forward_do_not_wait_longer_each_time_they_fail(system: System) -> None:
+async def test_passes_that_come_forward_do_not_wait_longer_each_time_they_fail(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a pause that doubles after each failure, the last pass would begin after hours."""
+    monkeypatch.setattr("services.router.flows.moving.buckets.GROUP", 32)
     mover = mover_of(system, _Faulty(system.stores))
     loop = Loop("mover", mover.run_once, first_pause_seconds=0.3, longest_pause_seconds=1e6)
     moving = asyncio.create_task(loop.run())
