@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from libs.text import plain
 from services.router.cli import canary_auto, cohorts
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
 from services.router.core import gates, phase
-from services.router.core.phase import PHASES, IllegalMove, Setting
-from services.router.core.setting_changes import changes
+from services.router.core.effects import NO_COST, aside, of_advance, of_canary, of_lift, of_rollback
+from services.router.core.phase import PHASES, IllegalMove, Phase, Setting
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from services.router.cli.views import View
 
 
-NOTHING_TO_MOVE = {"records": 0, "seconds": 0.0, "writes_lost": 0, "possible": True, "note": "no record to move back"}
+NOTHING_TO_MOVE = {"records": 0, "seconds": 0.0, "writes_lost": 0, "possible": True, "note": NO_COST}
 
 
 def register(app: typer.Typer) -> None:
@@ -119,8 +118,8 @@ def advance(
             to=PHASE_NUMBERS[target],
             confirm=confirm,
         )
-        effects = [f"{view['phase']} -> {view['next']}: {view['effect']}"]
-        effects += [f"overridden: {gate['name']}: {gate['evidence']}" for gate in _open(view)]
+        overridden = [(gate["name"], gate["evidence"]) for gate in _open(view)]
+        effects = of_advance(view["phase"], view["next"], view["effect"], overridden)
         change = Change(lambda now: phase.advance(now, target), "AdvancePhase", request, effects)
         change.run(options, router, planned, extra=lambda: {"gates": view["gates"]})
 
@@ -154,12 +153,7 @@ def rollback(
             to=PHASE_NUMBERS[target],
             generation=planned.setting.generation,
         )
-        effects = [
-            f"{status['phase']} -> {target.value}: {PHASES[target].effect}",
-            f"rollback cost: {cost['note']}; reads and writes of all other records continue meanwhile",
-        ]
-        if comes_home:
-            effects.append("all traffic is held at A until `baton hold lift`")
+        effects = of_rollback(Phase(status["phase"]), target, str(cost["note"]), comes_home=comes_home)
         change = Change(lambda setting: phase.rollback(setting, target), "RollbackPhase", request, effects)
         change.run(options, router, planned, extra=lambda: {"rollback_cost": cost})
 
@@ -181,14 +175,11 @@ def set_canary(
 
     with control(options) as router:
         planned = plan_of(router)
-        before = planned.setting.canary_permille / 10
+        before = planned.setting.canary_permille
         request = pb.SetCanaryRequest(
             actor=options.who, reason=options.reason, permille=permille, generation=planned.setting.generation
         )
-        where = "are handed to B" if permille >= planned.setting.canary_permille else "return to A"
-        effects = [
-            f"canary {plain(before)} % -> {plain(permille / 10)} %: the buckets in between {where}, under traffic"
-        ]
+        effects = of_canary(before, permille)
         Change(lambda setting: phase.set_canary(setting, permille), "SetCanary", request, effects).run(
             options, router, planned
         )
@@ -207,8 +198,7 @@ def lift(options: Changing) -> None:
     with control(options) as router:
         planned = plan_of(router)
         request = pb.LiftHoldRequest(actor=options.who, reason=options.reason, generation=planned.setting.generation)
-        effects = ["the hold is lifted: traffic follows flags, canary and phase again"]
-        Change(phase.lift_hold, "LiftHold", request, effects).run(options, router, planned)
+        Change(phase.lift_hold, "LiftHold", request, of_lift()).run(options, router, planned)
 
 
 class Change:
@@ -239,7 +229,7 @@ class Change:
             after = self._move(before)
         except IllegalMove as error:
             raise CommandFailed(error.message) from None
-        agreed = agree(options, [*self._effects, *self._aside(before, after)])
+        agreed = agree(options, [*self._effects, *aside(before, after)])
         if agreed:
             after = setting_from_pb(router.call(self._method, self._request).setting)
         view = {
@@ -252,12 +242,6 @@ class Change:
             show.print_json(view)
         else:
             show.show(("now " if agreed else "would be ") + show.setting_line(view))
-
-    def _aside(self, before: Setting, after: Setting) -> list[str]:
-        """Describe side effects of a change of phase. For example, shadow and canary become 0."""
-        if before.phase is after.phase:
-            return []
-        return [f"also: {one}" for one in changes(before, after) if not one.startswith(("phase", "hold"))]
 
 
 def plan_of(router: Control) -> pb.PlanPhaseResponse:

@@ -64,6 +64,7 @@ def set_flag(
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.changes import Change, plan_of
     from services.router.cli.client import control
+    from services.router.core.effects import of_flag
 
     with control(options) as router:
         names = [flag.name for flag in router.call("ListFlags", pb.ListFlagsRequest()).flags]
@@ -74,7 +75,7 @@ def set_flag(
             actor=options.who, reason=options.reason, generation=planned.setting.generation, name=name, value=wanted
         )
         change = Change(
-            lambda setting: phase.set_flag(setting, name, wanted), "SetFlag", request, _effects(name, wanted)
+            lambda setting: phase.set_flag(setting, name, wanted), "SetFlag", request, of_flag(name, wanted)
         )
         change.run(options, router, planned)
 
@@ -108,22 +109,3 @@ def explain(
         show.print_json(view)
     else:
         show.show(show.explanation_screen(view))
-
-
-def _effects(name: str, value: bool | None) -> list[str]:
-    if value is None:
-        return [f"{name} is unset: the flag provider decides, if there is one, else canary and phase"]
-    to = "B" if value else "A"
-    effects = [f"{name} = {'true' if value else 'false'}: its calls go to {to}, at every router within a second"]
-    if ".use_service_layer" in name:
-        when = "at once" if value else f"after {_lasting():g} s"
-        effects.append(f"the records move to {to}, {when}, under traffic")
-    else:
-        effects.append(f"a record that such a write touches is handed to {to}; other records do not move")
-    return effects
-
-
-def _lasting() -> float:
-    from services.router.core.plan import LASTING_SECONDS
-
-    return LASTING_SECONDS

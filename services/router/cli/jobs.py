@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from libs.text import plain
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command, without_command
+from services.router.core.effects import JOB_EFFECTS, of_backfill, of_tuning
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1.control_pb2 import StartJobRequest
@@ -118,10 +118,7 @@ def backfill(
     if to not in ("A", "B"):
         raise CommandFailed(f"--to: {to!r} is not valid: A or B", Exit.USAGE)
     per_second = parse_rate(rate)
-    pace = f"at most {plain(per_second)} records/s" if per_second else "as fast as the live traffic allows"
-    source = "B" if to == "A" else "A"
-    effects = [f"every record of {source} is copied to {to}, {pace}"]
-    run_job(options, NewJob("backfill", {"to": to}, per_second), effects, wait=wait)
+    run_job(options, NewJob("backfill", {"to": to}, per_second), of_backfill(to, per_second), wait=wait)
 
 
 def list_jobs(options: Common) -> None:
@@ -167,7 +164,7 @@ def pause(options: Changing, job: JobId) -> None:
     \b
     JSON keys: those of `baton jobs show`, dry_run effects
     """
-    _change(options, job, "PAUSE", "pauses until it is resumed")
+    _change(options, job, "PAUSE", JOB_EFFECTS["PAUSE"])
 
 
 def resume(options: Changing, job: JobId) -> None:
@@ -176,7 +173,7 @@ def resume(options: Changing, job: JobId) -> None:
     \b
     JSON keys: those of `baton jobs show`, dry_run effects
     """
-    _change(options, job, "RESUME", "continues from the point where it stopped")
+    _change(options, job, "RESUME", JOB_EFFECTS["RESUME"])
 
 
 def cancel(options: Changing, job: JobId) -> None:
@@ -185,7 +182,7 @@ def cancel(options: Changing, job: JobId) -> None:
     \b
     JSON keys: those of `baton jobs show`, dry_run effects
     """
-    _change(options, job, "CANCEL", "ends for good; its finished work is not undone")
+    _change(options, job, "CANCEL", JOB_EFFECTS["CANCEL"])
 
 
 def tune(
@@ -202,13 +199,7 @@ def tune(
     if name != "rate" or not equals:
         raise CommandFailed(f"{setting!r} is not valid: rate=N", Exit.USAGE)
     rate = parse_rate(value)
-    _change(
-        options,
-        job,
-        "TUNE",
-        f"runs at most at {plain(rate)}/s" if rate else "runs as fast as live traffic allows",
-        rate,
-    )
+    _change(options, job, "TUNE", of_tuning(rate), rate)
 
 
 def _change(options: Changing, job_id: str, action: str, effect: str, rate: float = 0.0) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from services.router.cli.jobs import NewJob, run_job
 from services.router.cli.options import Changing, CommandFailed, Exit, command
+from services.router.core.effects import of_reconcile
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -64,11 +65,7 @@ def reconcile(
     """
     if corrupt and not repair:
         raise CommandFailed("--corrupt repairs a record, --no-repair forbids it: leave one out", Exit.USAGE)
-    effects = [
-        "all records of A and B are compared" + (", each read and its digest recomputed" if deep else ""),
-        "MISSING and STALE records are copied from their owner" if repair else "differences are listed, not repaired",
-        *([f"{corrupt}, if it is CORRUPT, gets its owner's content at both stores"] if corrupt else []),
-    ]
+    effects = of_reconcile(repair=repair, deep=deep, corrupt=corrupt)
     arguments = {"repair": "yes" if repair else "no", "deep": "yes" if deep else "no"}
     view = run_job(
         options, NewJob("reconcile", {**arguments, **({"corrupt": corrupt} if corrupt else {})}), effects, wait=wait

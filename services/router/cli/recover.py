@@ -10,6 +10,7 @@ import typer
 from services.router.cli.inputs import parse_store
 from services.router.cli.jobs import RATE_HELP, NewJob, parse_rate, run_job
 from services.router.cli.options import Changing, CommandFailed, Exit, command
+from services.router.core.effects import STORE_NAMES, of_seizure
 
 Lost = Annotated[str, typer.Argument(metavar="STORE", help="The lost store: service_layer (B) or simple_mcp (A).")]
 Confirm = Annotated[
@@ -33,7 +34,7 @@ AcceptGap = Annotated[
         help="Accept the loss of writes that the reconcile job of `baton events restart` has not copied yet.",
     ),
 ]
-NAMES = {"A": "simple_mcp", "B": "service_layer"}
+NAMES = STORE_NAMES
 
 
 def register(app: typer.Typer) -> None:
@@ -102,13 +103,8 @@ def seize(
     JSON keys: those of `baton jobs show`, dry_run effects
     """
     lost = parse_store(store)
-    other = NAMES["B" if lost == "A" else "A"]
     name = NAMES[lost]
-    effects = [
-        f"{other} seizes every record and bucket that {name} owns: {_stake(options, lost)}",
-        f"writes of {name} that are not in the log are LOST; when {name} is back, `baton conflicts` lists them",
-        f"{name} must stay stopped until this is done; after that only `baton recover {name}` lets it serve again",
-    ]
+    effects = of_seizure(lost, *_stake(options, lost))
     arguments = {"store": lost, **_accepted(effects, adopt_control=adopt_control, accept_gap=accept_gap)}
     arguments["confirm"] = _confirmed(options, name, effects, confirm)
     run_job(options, NewJob("seize", arguments), effects, wait=wait)
@@ -141,8 +137,8 @@ def _confirmed(options: Changing, name: str, effects: list[str], confirm: str) -
     return confirm
 
 
-def _stake(options: Changing, lost: str) -> str:
-    """Describe the records and changes at stake, as last reported by the store."""
+def _stake(options: Changing, lost: str) -> tuple[int | None, int | None]:
+    """Return the numbers of records and changes at stake, as last reported by the store."""
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.client import control
     from services.router.cli.views import store_name
@@ -151,7 +147,5 @@ def _stake(options: Changing, lost: str) -> str:
         status = router.call("GetStatus", pb.GetStatusRequest())
     for one in status.stores:
         if store_name(one.store) == lost:
-            return (
-                f"when it was last seen it owned {one.owned_records} records, and {one.outbox_entries} changes waited"
-            )
-    return "their number is not known"
+            return one.owned_records, one.outbox_entries
+    return None, None

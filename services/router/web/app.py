@@ -30,6 +30,7 @@ from services.router.web.calls import Caller, CallFailed, ControlApi, Peer
 from services.router.web.reading import read
 from services.router.web.render import for_operator, render, sections
 from services.router.web.session import (
+    CSRF_FIELD,
     PATH,
     Seal,
     Session,
@@ -38,11 +39,14 @@ from services.router.web.session import (
     cookie_of,
     set_cookie,
 )
+from services.router.web.verbs import VERBS, agreed, result
 from services.router.web.view import journal
 from services.router.web.view.page import context
 
 FORM_BYTES = 16 * 1024
 MOST_NAME_CHARACTERS = 100
+OWN_FIELDS = frozenset({CSRF_FIELD, "generation", "confirm", "reason"})
+"""Fields of a form beside those of its verb."""
 MOST_ENTRIES = 1000
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
@@ -110,6 +114,8 @@ class Console:
                 Route(f"{PATH}/sign-in", self._guarded(self._sign_in), methods=["POST"]),
                 Route(f"{PATH}/sign-out", self._guarded(self._sign_out), methods=["POST"]),
                 Route(f"{PATH}/events", self._guarded(self._events)),
+                Route(f"{PATH}/plan/{{verb}}", self._guarded(self._plan), methods=["POST"]),
+                Route(f"{PATH}/do/{{verb}}", self._guarded(self._do), methods=["POST"]),
                 Route(f"{PATH}/record", self._guarded(self._record)),
                 Route(f"{PATH}/journal/{{generation:int}}", self._guarded(self._entry)),
                 *assets,
@@ -155,6 +161,36 @@ class Console:
             live.follow(visit.caller, own, self._clock, self._draining), media_type="text/event-stream"
         )
 
+    async def _plan(self, request: Request) -> Response:
+        """Show the effects of a change. Nothing changes."""
+        visit, verb, form = await self._verb(request)
+        plan = await VERBS[verb](visit.caller, form)
+        values = {
+            "title": plan.title,
+            "plan": plan,
+            "verb": verb,
+            "fields": {name: value for name, value in form.items() if name not in OWN_FIELDS},
+            "takes_reason": "reason" in plan.request.DESCRIPTOR.fields_by_name,
+        }
+        return HTMLResponse(render("plan.html", {**for_operator(visit.session, visit.principal), **values}))
+
+    async def _do(self, request: Request) -> Response:
+        """Make a change that was shown."""
+        visit, verb, form = await self._verb(request)
+        plan = await VERBS[verb](visit.caller, form)
+        answer = await visit.caller.call(plan.method, agreed(plan, form))
+        return HTMLResponse(render("done.html", {"title": plan.title, "text": result(answer)}))
+
+    async def _verb(self, request: Request) -> tuple[Visit, str, dict[str, str]]:
+        """Raises SignedOut, ForeignForm, InvalidField."""
+        visit = await self._visit(request)
+        form = await form_of(request)
+        check_form(visit.session, request.headers, form.get(CSRF_FIELD, ""))
+        verb = request.path_params["verb"]
+        if verb not in VERBS:
+            raise InvalidField("verb", verb, f"one of {', '.join(VERBS)}")
+        return visit, verb, form
+
     async def _record(self, request: Request) -> Response:
         visit = await self._visit(request)
         name = request.query_params.get("name", "").strip()
@@ -192,7 +228,7 @@ class Console:
 
     async def _sign_out(self, request: Request) -> Response:
         session = self._session(request)
-        check_form(session, request.headers, (await form_of(request)).get("csrf", ""))
+        check_form(session, request.headers, (await form_of(request)).get(CSRF_FIELD, ""))
         return self._with_cookie(RedirectResponse(f"{PATH}/sign-in", 303), request, "")
 
     def _sign_in_page(self, trouble: str = "", code: int = 200) -> Response:

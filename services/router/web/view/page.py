@@ -8,6 +8,7 @@ from typing import Any
 
 from libs.pb.baton.control.v1 import approvals_pb2, conflicts_pb2, events_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
+from services.router.core.effects import STORE_NAMES
 from services.router.web.view import buckets, differences, gates, journal, phases, stores, work
 from services.router.web.view.words import duration, store
 
@@ -15,7 +16,6 @@ SECTIONS = ("head", "stores", "buckets", "canary", "gates", "rollback", "differe
 """In the order of the page. Each has a template of its name."""
 
 OLD_REPORT_SECONDS = 5.0
-STORE_NAMES = {"A": "simple_mcp", "B": "service_layer"}
 
 
 @dataclass(frozen=True, slots=True)
