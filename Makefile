@@ -65,6 +65,10 @@ dashboards: env ## write deploy/grafana/dashboards from the table of metrics
 check-openapi: image ## fail if the OpenAPI document is not fresh
 	@$(BIN)/python protos/openapi.py $(OPENAPI) --check
 
+.PHONY: screenshots
+screenshots: env ## take the pictures of the operators' page in docs/console.md, in every state (needs Chromium; minutes)
+	$(BIN)/python docs/screenshots.py
+
 protos-baseline: image ## with a release: take its protos as what later ones must not break
 	$(BIN)/buf build $(IMAGE) --exclude-imports --exclude-source-info -o protos/baseline.binpb
 

@@ -173,7 +173,7 @@ async def run() -> None:
         load.running(),
         async_playwright() as driver,
     ):
-        browser = await driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        browser = await driver.chromium.launch(executable_path=chromium())
         await play(world, walk, Camera(browser, address, world.operator_token))
         await browser.close()
 

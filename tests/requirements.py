@@ -1370,7 +1370,18 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_log_line_hides_the_password_of_an_address",
         ),
     ),
-    "operate.page": Requirement("One live page shows and controls the migration, tested in a real browser"),
+    "operate.page": Requirement(
+        "One live page shows and controls the migration, tested in a real browser",
+        _in("acceptance/test_console.py", "an_operator_steers_a_migration_from_the_page")
+        + _in(
+            "integration/test_console_verbs.py",
+            "the_page_shows_the_plan_of_the_command_and_changes_nothing",
+            "a_change_is_the_one_that_was_shown_and_the_journal_names_its_author",
+            "a_form_without_the_value_of_the_session_or_from_elsewhere_changes_nothing",
+            "the_api_refuses_what_a_role_does_not_allow",
+        )
+        + _in("unit/test_console_view.py", "hostile_text_is_escaped_wherever_it_stands"),
+    ),
     "operate.telemetry": Requirement(
         "Metrics, traces and logs by OpenTelemetry's conventions through router, stores, log and apply",
         _in("integration/test_signals.py", "real_processes_show_their_metrics_their_traces_and_their_logs")

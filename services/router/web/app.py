@@ -48,6 +48,8 @@ MOST_NAME_CHARACTERS = 100
 OWN_FIELDS = frozenset({CSRF_FIELD, "generation", "confirm", "reason"})
 """Fields of a form beside those of its verb."""
 MOST_ENTRIES = 1000
+FIRST_SECONDS = 1.5
+"""Time that the first page waits for answers that a fault delays. The stream brings them later."""
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -149,7 +151,7 @@ class Console:
         visit = await self._visit(request)
         status = await visit.caller.call("GetStatus", pb.GetStatusRequest())
         own = for_operator(visit.session, visit.principal)
-        values = {**own, **context(status, await read(visit.caller), self._clock.now())}
+        values = {**own, **context(status, await read(visit.caller, seconds=FIRST_SECONDS), self._clock.now())}
         return HTMLResponse(
             render("page.html", {**own, "title": values["head"].phase, "sections": sections(values).items()})
         )

@@ -81,13 +81,13 @@ class Caller:
     def actor(self) -> str:
         return self._session.actor
 
-    async def call(self, method: str, request: Any) -> Any:
-        """Raises CallFailed."""
+    async def call(self, method: str, request: Any, seconds: float = CALL_SECONDS) -> Any:
+        """Raises CallFailed, also if there is no answer within the time."""
         call = _call(self._session, self._peer, request.SerializeToString())
 
         # A context of its own: the gate sets the principal of the running call there.
         async def answer() -> bytes:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(seconds):
                 found: bytes = await self._gate.answer(
                     self._service.methods[method], method, None, cast("Context", call)
                 )
@@ -98,7 +98,7 @@ class Caller:
         except Ended as error:
             raise failed(error) from None
         except TimeoutError:
-            raise CallFailed(f"{method}: the router did not answer within {CALL_SECONDS:g} s") from None
+            raise CallFailed(f"{method}: the router did not answer within {seconds:g} s") from None
         return _ANSWERS[method].FromString(data)
 
     async def stream(self, method: str, request: Any, take: Callable[[Any], Awaitable[None]]) -> None:

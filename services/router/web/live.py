@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from libs.clock import Clock
@@ -17,11 +16,11 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.web.calls import Caller, CallFailed
 from services.router.web.reading import read
 from services.router.web.render import sections
-from services.router.web.view.page import context
+from services.router.web.view.page import OF_STATUS, SECTIONS, Answers, context
 
 STATUS_SECONDS = 1.0
 READ_SECONDS = 3.0
-"""Interval between two rounds of the other calls."""
+"""Pause between two rounds of the other calls."""
 RETRY_MILLISECONDS = 1000
 
 
@@ -35,17 +34,17 @@ async def follow(
 ) -> AsyncIterator[bytes]:
     """`own`: the context of this operator."""
     yield b"retry: %d\n\n" % RETRY_MILLISECONDS
-    latest = _Latest()
+    latest, answers = _Latest(), _Answers(caller)
     request = pb.WatchStatusRequest(interval_seconds=STATUS_SECONDS)
     watch = asyncio.create_task(caller.stream("WatchStatus", request, latest.take))
     watch.add_done_callback(latest.end)
+    reading = asyncio.create_task(answers.keep())
     try:
         shown: dict[str, str] = {}
-        answers, read_at = await read(caller), clock.monotonic()
         while (status := await latest.next()) is not None and not draining():
-            if clock.monotonic() - read_at >= READ_SECONDS:
-                answers, read_at = await read(caller, answers), clock.monotonic()
-            for name, html in sections({**own, **context(status, answers, clock.now())}).items():
+            names = OF_STATUS if answers.latest is None else SECTIONS
+            values = {**own, **context(status, answers.latest or Answers(), clock.now())}
+            for name, html in sections(values, names).items():
                 if shown.get(name) != html:
                     shown[name] = html
                     yield event("section", {"id": name, "html": html})
@@ -53,9 +52,22 @@ async def follow(
         if (error := _failure(watch)) is not None:
             yield event("ended", {"text": error.message, "signed_out": error.signed_out})
     finally:
-        watch.cancel()
-        with suppress(asyncio.CancelledError, CallFailed):
-            await watch
+        for task in (watch, reading):
+            task.cancel()
+        await asyncio.gather(watch, reading, return_exceptions=True)
+
+
+class _Answers:
+    """The latest answers of the other calls. A store that does not answer delays them, and never the status."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self.latest: Answers | None = None
+
+    async def keep(self) -> None:
+        while True:
+            self.latest = await read(self._caller, self.latest)
+            await asyncio.sleep(READ_SECONDS)
 
 
 class _Latest:

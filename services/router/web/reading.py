@@ -7,7 +7,7 @@ from typing import Any
 
 from libs.pb.baton.control.v1 import approvals_pb2, conflicts_pb2, events_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
-from services.router.web.calls import Caller, CallFailed
+from services.router.web.calls import CALL_SECONDS, Caller, CallFailed
 from services.router.web.view.page import Answers
 
 JOURNAL_ENTRIES = 20
@@ -16,9 +16,9 @@ MOST = 50
 RECONCILE = "reconcile"
 
 
-async def read(caller: Caller, earlier: Answers | None = None) -> Answers:
-    """Ask for everything at once. A call that is refused or fails has its error in `troubles`. The report of a job that
-    has ended is not asked for again."""
+async def read(caller: Caller, earlier: Answers | None = None, seconds: float = CALL_SECONDS) -> Answers:
+    """Ask for everything at once. A call that is refused, fails, or takes longer than `seconds` has its error in
+    `troubles`. The report of a job that has ended is not asked for again."""
     questions: dict[str, Any] = {
         "ListLimits": pb.ListLimitsRequest(),
         "GetShadow": pb.GetShadowRequest(),
@@ -33,16 +33,16 @@ async def read(caller: Caller, earlier: Answers | None = None) -> Answers:
 
     async def ask(method: str, request: Any) -> None:
         try:
-            answers.found[method] = await caller.call(method, request)
+            answers.found[method] = await caller.call(method, request, seconds)
         except CallFailed as error:
             answers.troubles[method] = error.message
 
     await asyncio.gather(*(ask(method, request) for method, request in questions.items()))
-    answers.comparison = await _comparison(caller, answers, earlier)
+    answers.comparison = await _comparison(caller, answers, earlier, seconds)
     return answers
 
 
-async def _comparison(caller: Caller, answers: Answers, earlier: Answers | None) -> pb.Job | None:
+async def _comparison(caller: Caller, answers: Answers, earlier: Answers | None, seconds: float) -> pb.Job | None:
     """The latest comparison of all records that has a report."""
     ran = [one for one in answers.get("ListJobs", pb.ListJobsResponse()).jobs if one.kind == RECONCILE]
     last = next((one for one in ran if one.state == pb.Job.STATE_FINISHED), None)
@@ -51,7 +51,7 @@ async def _comparison(caller: Caller, answers: Answers, earlier: Answers | None)
     if earlier is not None and earlier.comparison is not None and earlier.comparison.id == last.id:
         return earlier.comparison
     try:
-        job: pb.Job = (await caller.call("GetJob", pb.GetJobRequest(id=last.id))).job
+        job: pb.Job = (await caller.call("GetJob", pb.GetJobRequest(id=last.id), seconds)).job
     except CallFailed:
         return None
     return job

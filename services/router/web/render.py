@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -47,6 +47,6 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     return _TEMPLATES.get_template(template).render(context)
 
 
-def sections(context: Mapping[str, Any]) -> dict[str, Markup]:
+def sections(context: Mapping[str, Any], names: Sequence[str] = SECTIONS) -> dict[str, Markup]:
     """HTML by section, in the order of the page."""
-    return {name: Markup(render(f"sections/{name}.html", context)) for name in SECTIONS}
+    return {name: Markup(render(f"sections/{name}.html", context)) for name in names}

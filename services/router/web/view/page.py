@@ -14,6 +14,8 @@ from services.router.web.view.words import duration, store
 
 SECTIONS = ("head", "stores", "buckets", "canary", "gates", "rollback", "differences", "jobs", "events", "journal")
 """In the order of the page. Each has a template of its name."""
+OF_STATUS = SECTIONS[:6]
+"""Those that the status alone fills."""
 
 OLD_REPORT_SECONDS = 5.0
 

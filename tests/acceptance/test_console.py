@@ -1,0 +1,175 @@
+"""An operator steers a migration from the page, in a real Chromium, with real processes and a planted fault."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from libs.proving.servers import locate
+from libs.proving.servers.errors import ServerMissing
+from libs.proving.servers.ports import free_port
+from libs.proving.trial.walk import Walk
+from libs.proving.trial.world import Size, World
+from tests.contracts.identity_adapters import write
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+playwright = pytest.importorskip("playwright.async_api", reason="Playwright is not installed: run make env")
+
+PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
+BOUND_MILLISECONDS = 60_000
+POSTED = """
+async () => (await fetch("/console/do/lift", {method: "POST", body: new URLSearchParams({generation: "1"})})).status
+"""
+TOO_WIDE = """
+() => [...document.querySelectorAll("body *")]
+  .filter((one) => !one.closest(".scroll, dialog") && one.getBoundingClientRect().right > innerWidth + 1)
+  .map((one) => one.outerHTML.slice(0, 120))
+"""
+
+
+@asynccontextmanager
+async def running_browser() -> AsyncIterator[Browser]:
+    try:
+        program = locate.chromium()
+    except ServerMissing as error:
+        pytest.skip(str(error))
+    async with playwright.async_playwright() as driver:
+        found = await driver.chromium.launch(executable_path=program)
+        try:
+            yield found
+        finally:
+            await found.close()
+
+
+class Tab:
+    """The page in a profile of its own, with its errors."""
+
+    def __init__(self, page: Page, address: str, token: str) -> None:
+        self.page = page
+        self._address = address
+        self._token = token
+        self.problems: list[str] = []
+        self.elsewhere: list[str] = []
+        page.set_default_timeout(BOUND_MILLISECONDS)
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", self._note_message)
+        page.on("request", lambda request: self._note(request.url))
+
+    def _note_message(self, message: Any) -> None:
+        if message.type == "error":
+            self.problems.append(message.text)
+
+    def _note(self, url: str) -> None:
+        if not url.startswith(f"http://{self._address}/"):
+            self.elsewhere.append(url)
+
+    async def sign_in(self) -> None:
+        await self.page.goto(f"http://{self._address}/console/")
+        await self.page.get_by_label("Your name").fill("ann")
+        await self.page.get_by_label("Token").fill(self._token)
+        await self.page.keyboard.press("Enter")
+        await self.is_live()
+
+    async def is_live(self) -> None:
+        await self.page.locator(".link[data-state=live]").wait_for()
+
+    async def shows(self, text: str, where: str = "main") -> None:
+        await self.page.locator(where).get_by_text(text).first.wait_for()
+
+    async def plan(self, verb: str) -> Any:
+        """Press the verb's button; the dialog with its plan."""
+        await self.page.locator(f'main form.verb[action$="/plan/{verb}"] button').first.click()
+        dialog = self.page.get_by_role("dialog")
+        await dialog.wait_for()
+        return dialog
+
+    async def agree(self, dialog: Any, button: str, reason: str = "") -> None:
+        if reason:
+            await dialog.get_by_label("Reason").fill(reason)
+        await dialog.get_by_role("button", name=button, exact=True).click()
+        await dialog.get_by_text("Now ").wait_for()
+        await self.page.keyboard.press("Escape")
+
+    async def faults_of_access(self) -> list[str]:
+        """Findings of axe-core."""
+        from axe_playwright_python.async_playwright import Axe
+
+        found = await Axe().run(self.page)
+        return [f"{one['id']}: {one['nodes'][0]['html'][:150]}" for one in found.response["violations"]]
+
+
+@asynccontextmanager
+async def opened(browser: Browser, address: str, token: str, size: Any, scheme: Any) -> AsyncIterator[Tab]:
+    context = await browser.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+    try:
+        tab = Tab(await context.new_page(), address, token)
+        await tab.sign_in()
+        yield tab
+    finally:
+        await context.close()
+
+
+async def test_an_operator_steers_a_migration_from_the_page(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    secret = write(tmp_path / "secret", "a secret that seals the sessions")
+    settings = {"console": address, "console_secret_file": str(secret)}
+    world = World.embedded(tmp_path / "world", size=Size(router_settings=(settings,)))
+    async with (
+        world.running(),
+        Walk.open(world.controls, "bob", world.operator_token) as walk,
+        running_browser() as browser,
+        opened(browser, address, world.operator_token, DESKTOP, "light") as tab,
+        opened(browser, address, world.operator_token, PHONE, "dark") as phone,
+    ):
+        await walk.settled()
+        page = tab.page
+        # The gates block the first step; the dialog says so, and offers an override with a reason.
+        for to in ("SHADOW", "DUAL_WRITE"):
+            dialog = await tab.plan("advance")
+            if await dialog.get_by_text("These gates do not pass").count():
+                await dialog.get_by_role("button", name="Override").click()
+                await dialog.get_by_text("overridden: ").first.wait_for()
+            await tab.agree(dialog, f"Advance to {to}", "a drill")
+            for one in (tab, phone):
+                await one.page.locator("[aria-current=step]").get_by_text(to, exact=True).wait_for()
+        await page.get_by_label("Share of B").fill("10")
+        await tab.agree(await tab.plan("canary"), "Set 10 %")
+        await phone.shows("102 owned by B", "#buckets")
+        assert (await walk.status()).setting.canary_permille == 100
+        await tab.shows("a drill", "#journal")
+
+        for one in (tab, phone):
+            assert await one.faults_of_access() == []
+            assert await one.page.evaluate(TOO_WIDE) == []
+        assert await page.evaluate(POSTED) == 403, "a form without the value of the session"
+        tab.problems.clear()
+
+        # The planted fault is on the page before anybody asks for it.
+        await world.kill("b-1")
+        await tab.shows("unreachable", "#stores")
+        await tab.shows("store B is unreachable", "#head .alerts")
+        await page.locator("#rollback select[name=to]").select_option("OFF")
+        dialog = await tab.plan("rollback")
+        await dialog.get_by_text("all traffic is held at A until").wait_for()
+        await tab.agree(dialog, "Roll back to OFF", "B is dead")
+        for one in (tab, phone):
+            await one.shows("Held at A.", "#head")
+        assert (await walk.status()).setting.hold
+
+        # Without its router the page keeps the last state and says since when.
+        await world.kill("router-1")
+        await tab.shows("Stale since", ".top")
+        await tab.shows("All traffic is held at A since a rollback.", "#head")
+        await world.start("router-1")
+        await tab.is_live()
+
+        await phone.page.get_by_role("button", name="Sign out").click()
+        await phone.page.get_by_label("Token").wait_for()
+        assert (tab.elsewhere, phone.elsewhere) == ([], [])
+        assert [one for one in tab.problems if "Failed to load" not in one and "ERR_" not in one] == []
