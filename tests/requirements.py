@@ -1385,6 +1385,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "operate.telemetry": Requirement(
         "Metrics, traces and logs by OpenTelemetry's conventions through router, stores, log and apply",
         _in("integration/test_signals.py", "real_processes_show_their_metrics_their_traces_and_their_logs")
+        + _in("integration/test_postgres_pool.py", "a_pool_shows_its_connections_and_the_requests_that_wait_for_one")
         + _in("unit/test_docs.py", "every_instrument_is_made_from_the_table_of_metrics")
         + _in(
             "unit/test_signals.py",

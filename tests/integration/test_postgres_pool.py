@@ -8,12 +8,17 @@ from typing import Any
 
 import asyncpg
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from libs.backend.serving import Serving
+from libs.backend.signals import measure_store
 from libs.errors import Overloaded, StoreUnavailable
 from libs.proving.servers.postgres import Postgres
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
+from tests.waiting import eventually
 
 ONE = PostgresOptions(pools=PoolSettings(request_pool=1, apply_pool=1, control_pool=1))
 
@@ -105,3 +110,34 @@ async def test_a_call_that_waits_while_a_connection_changes_hands_finds_the_pool
         with pytest.raises(Overloaded):
             async with pool.connection():
                 pass
+
+
+async def test_a_pool_shows_its_connections_and_the_requests_that_wait_for_one(store_dsn: str) -> None:
+    reader = InMemoryMetricReader()
+
+    def shown() -> dict[str, int]:
+        """Values of the pool of calls, by the end of the metric's name."""
+        data = reader.get_metrics_data()
+        assert data is not None
+        metrics = data.resource_metrics[0].scope_metrics[0].metrics
+        return {
+            one.name.rpartition(".")[2]: int(point.value)  # type: ignore[union-attr]
+            for one in metrics
+            if one.name.startswith("db.client.connection.")
+            for point in one.data.data_points
+            if point.attributes == {"db.client.connection.pool.name": "request"}
+        }
+
+    options = PostgresOptions(pools=PoolSettings(1, 1, 1, pool_timeout_seconds=0.2))
+    async with open_store(store_dsn, options=options) as store:
+        meter = MeterProvider([reader], shutdown_on_exit=False).get_meter("test")
+        measure_store(meter, store, Serving(), lambda: None)
+        pool = store.requests
+        assert shown() == {"count": 0, "max": 1, "pending_requests": 0, "timeouts": 0}
+        leased = await pool.lease()
+        waiting = asyncio.ensure_future(pool.run(lambda connection: connection.fetchval("SELECT 1")))
+        await eventually(lambda: shown() == {"count": 1, "max": 1, "pending_requests": 1, "timeouts": 0})
+        with pytest.raises(Overloaded):
+            await waiting
+        assert shown() == {"count": 1, "max": 1, "pending_requests": 0, "timeouts": 1}
+        pool.give_back(leased, reusable=True)

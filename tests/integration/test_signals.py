@@ -55,6 +55,7 @@ RULES = PROJECT_ROOT / "deploy" / "alerts.yaml"
 PROGRAMS = {"a": "simple_mcp", "b-1": "service_layer", "router-1": "baton_router"}
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 SERVICE = "sandbox.v1.SandboxService"
+SECRET = "hunter2-hunter2"
 TRACE, OTHER_TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "b" * 32, "00f067aa0ba902b7"
 CHAIN = (
     ("baton_router", "SPAN_KIND_SERVER"),
@@ -174,6 +175,7 @@ async def check_traces(world: World, receiver: Receiver) -> None:
     """One write through router, A, outbox, log and B is one trace, and each process names it."""
     given = f"00-{TRACE}-{CALLER}-01"
     request = new("traced", request_id=str(uuid4()))
+    request.sandbox.spec.env["KEY"] = SECRET
     async with open_channel(world.routers[0]) as channel:
         client: SandboxServiceAsyncStub = SandboxServiceStub(channel.grpc)
         made = await client.CreateSandbox(request, timeout=BOUND_SECONDS, metadata=(("traceparent", given),))
@@ -209,6 +211,15 @@ async def check_traces(world: World, receiver: Receiver) -> None:
         asked = events_pb2.ReadEventsRequest(name="sandboxes/traced")
         shown = [answer.event.trace_id async for answer in control.ReadEvents(asked, metadata=token)]
     assert shown == [TRACE]
+
+
+async def check_secrets(world: World, receiver: Receiver) -> None:
+    """No secret is in a log, a span or a metric: neither a record's, nor the processes' token."""
+    shown = [file.read_text(errors="replace") for file in world.directory.glob("*.log")]
+    shown += [str(span) for _, span in receiver.spans]
+    shown += [(await page(node.metrics))[1] for node in world.nodes.values()]
+    assert len(shown) > 3 * len(world.nodes) and any("sandboxes/traced" in text for text in shown)
+    assert not [text for text in shown if SECRET in text or world.token in text]
 
 
 async def check_alert(world: World) -> None:
@@ -290,10 +301,12 @@ async def test_real_processes_show_their_metrics_their_traces_and_their_logs(tmp
             "otlp_endpoint": endpoint,
             "trace_percent": "0",
             "log_format": "json",
+            "log_level": "debug",
             "log_calls_percent": "100",
         }
         world = World.embedded(tmp_path, size=Size(http=True, metrics=True, settings=settings))
         async with world.running():
             await check_metrics(world)
             await check_traces(world, receiver)
+            await check_secrets(world, receiver)
             await check_alert(world)

@@ -42,7 +42,7 @@ def main() -> int:
         packages[locate.MAVEN_PACKAGE] = locate.maven
     absent = [package for package, look_up in packages.items() if _missing(look_up)]
     if absent and os.geteuid() == 0 and shutil.which("apt-get"):
-        # If apt-get cannot find one package, it installs none: An optional one must not keep the others away.
+        # If apt-get cannot find one package, it installs none: an optional one must not keep the others away.
         for some in (set(absent) - _OPTIONAL, set(absent) & _OPTIONAL):
             if some:
                 _apt_get(sorted(some))
