@@ -31,6 +31,7 @@ from services.router.core.evidence import Evidence
 from services.router.core.gates import GATES, Limits
 from services.router.core.limits import THRESHOLDS
 from services.router.core.phase import PHASES
+from services.router.core.runbooks import RUNBOOKS
 from services.router.settings import RouterSettings
 from services.service_layer.settings import ServiceLayerSettings
 from services.simple_mcp.settings import SimpleMcpSettings
@@ -263,6 +264,19 @@ def decisions() -> str:
     return "\n".join(f"- [{title}]({path.name})" for path, title in zip(records, titles, strict=True))
 
 
+def runbooks() -> str:
+    rows = [
+        (
+            f"[{one.title}]({one.name}.md)",
+            ", ".join(f"`{alert}`" for alert in one.alerts),
+            ", ".join(f"`{gate}`" for gate in one.gates),
+            ", ".join(f"[`{reason}`]({one.name}.md#{reason.lower()})" for reason in one.reasons),
+        )
+        for one in RUNBOOKS
+    ]
+    return _table(("page", "alerts", "gates", "reasons of errors"), rows)
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "settings": settings,
     "metrics": metrics,
@@ -271,6 +285,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "guarantees": guarantees,
     "gates": gates,
     "decisions": decisions,
+    "runbooks": runbooks,
 }
 """What stands in a template for `<!-- NAME -->`."""
 

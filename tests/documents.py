@@ -41,5 +41,11 @@ def blocks(document: str) -> list[Block]:
 
 def documents() -> Iterator[str]:
     """Every document of the project, but not the templates of generated ones."""
-    for folder in (ROOT, ROOT / "docs", ROOT / "docs" / "decisions", ROOT / "clients" / "python"):
+    for folder in (
+        ROOT,
+        ROOT / "docs",
+        ROOT / "docs" / "decisions",
+        ROOT / "docs" / "runbooks",
+        ROOT / "clients" / "python",
+    ):
         yield from (str(path.relative_to(ROOT)) for path in sorted(folder.glob("*.md")))

@@ -1408,7 +1408,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         _in(
             "unit/test_alert_rules.py",
             "every_rule_fires_at_its_condition_and_only_then",
-            "every_alert_has_a_runbook_of_its_name_and_reads_exported_metrics",
+            "every_alert_has_a_runbook_and_reads_exported_metrics",
             "every_query_of_a_dashboard_names_an_exported_metric",
             "the_dashboards_are_fresh_and_lint_notices_if_they_are_not",
         )

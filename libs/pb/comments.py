@@ -138,6 +138,7 @@ COMMENTS: dict[str, tuple[str, Any]] = {
     'baton.control.v1.Flag.value': ('Value of the flag. Absent if unset.', None),
     'baton.control.v1.Gate.evidence': ('The measured value, in words.', None),
     'baton.control.v1.Gate.runbook': ('Remedy for the operator if the gate does not pass.', None),
+    'baton.control.v1.Gate.runbook_page': ('Page with the remedy, as a path in this project: "docs/runbooks/lag.md". Empty if there is none.', None),
     'baton.control.v1.Gate.samples': ('Number of samples behind the verdict, and the number needed. Both 0 if the gate counts none.', None),
     'baton.control.v1.Gate.seconds_left': ('Seconds until there are enough samples, at the rate of the last minute. 0 if there are enough, or the gate counts none. Absent if unknown, or never at that rate.', None),
     'baton.control.v1.Gate.sentence': ('The condition, in a sentence.', None),

@@ -29,7 +29,7 @@ FIELDS: dict[str, str] = {
     'baton.control.v1.ExportSum': 'records digest',
     'baton.control.v1.Finding': 'level subject text remedy',
     'baton.control.v1.Flag': 'name value source good_seconds trouble',
-    'baton.control.v1.Gate': 'name sentence verdict evidence threshold runbook samples least_samples seconds_left',
+    'baton.control.v1.Gate': 'name sentence verdict evidence threshold runbook samples least_samples seconds_left runbook_page',
     'baton.control.v1.GetCertificateRequest': '',
     'baton.control.v1.GetCertificateResponse': 'document seal complete open',
     'baton.control.v1.GetDifferenceRequest': 'id',

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from libs.proving.servers.ports import free_port
+from services.router.core.runbooks import RUNBOOKS
 from tests.documents import COMMANDS, Block, blocks, documents
 from tests.waiting import eventually
 
@@ -37,7 +38,11 @@ baton() {
 """A gate may say no, with or without evidence; nothing else may fail."""
 
 RUN = ("README.md", "docs/operations.md", "docs/migration.md", "docs/retirement.md")
-ELSEWHERE = {"docs/clients.md": "test_docs_clients.py", "clients/python/README.md": "test_docs_clients.py"}
+ELSEWHERE = {
+    "docs/clients.md": "test_docs_clients.py",
+    "clients/python/README.md": "test_docs_clients.py",
+    **{one.path: "test_runbook_commands.py" for one in RUNBOOKS},
+}
 
 NOT_RUN = {
     "README.md": ["not run: CI runs make test itself; tests/acceptance/test_demo.py runs the demo"],

@@ -279,7 +279,7 @@ async def check_alert(world: World) -> None:
 
         annotations = await eventually(fires, BOUND_SECONDS)
         assert annotations is not None
-        assert annotations["runbook_url"] == "docs/runbooks/baton-store-down.md"
+        assert annotations["runbook_url"] == "docs/runbooks/store-down.md"
         assert annotations["summary"].startswith("Store B does not serve")
         assert "BatonStoreDown A" not in await firing()
     finally:

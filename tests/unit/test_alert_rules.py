@@ -19,6 +19,7 @@ from libs.proving.servers.errors import ServerMissing
 from libs.telemetry.metric import Kind
 from libs.telemetry.table import EXPORTED
 from services.router.core import alerts
+from services.router.core.runbooks import BY_ALERT
 
 ROOT = Path(__file__).parents[2]
 AFTER_MINUTES = 90
@@ -131,10 +132,9 @@ def test_every_rule_fires_at_its_condition_and_only_then(promtool: Path, tmp_pat
         assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_every_alert_has_a_runbook_of_its_name_and_reads_exported_metrics() -> None:
-    assert alerts.runbook_name("BatonWriteLost") == "baton-write-lost"
+def test_every_alert_has_a_runbook_and_reads_exported_metrics() -> None:
     for rule in alerts.rules("https://wiki/baton/"):
-        assert rule["annotations"]["runbook_url"] == f"https://wiki/baton/{alerts.runbook_name(rule['alert'])}.md"
+        assert rule["annotations"]["runbook_url"] == f"https://wiki/baton/{BY_ALERT[rule['alert']].name}.md"
         assert rule["labels"]["severity"] in ("page", "ticket") and rule["annotations"]["runbook"]
         named = set(re.findall(r"baton_[a-z0-9_]+", rule["expr"]))
         assert named and named <= set(EXPORTED), rule["alert"]

@@ -13,6 +13,7 @@ from services.router.control.port import JournalEntry
 from services.router.core.cohorts import Cohort
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.phase import Phase, Setting
+from services.router.core.runbooks import of_gate
 from services.router.flows.moving.mover import Handover
 from services.router.flows.steering.diagnose import Finding, Level
 from services.router.flows.steering.flags import FlagView
@@ -76,6 +77,7 @@ def gates_to_pb(results: Sequence[GateResult]) -> list[pb.Gate]:
             evidence=result.evidence,
             threshold=result.threshold,
             runbook=result.runbook,
+            runbook_page=of_gate(result.name),
             samples=result.samples,
             least_samples=result.least_samples,
             seconds_left=result.seconds_left,

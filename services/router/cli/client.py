@@ -21,6 +21,7 @@ from libs.tls.files import NamedFile, TlsFiles, TlsUnfit
 from libs.tls.process import ClientTls
 from services.router.cli.options import CommandFailed, Common, Exit, Tls
 from services.router.core.phase import Phase
+from services.router.core.runbooks import of_reason
 
 CALL_SECONDS = 10.0
 
@@ -74,6 +75,12 @@ class Control:
             answers.cancel()
 
     def _failure(self, error: Any) -> CommandFailed:
+        reason, _ = reason_of(cast(grpc.aio.AioRpcError, error))
+        failed = self._described(error)
+        failed.page = of_reason(reason or "")
+        return failed
+
+    def _described(self, error: Any) -> CommandFailed:
         code: grpc.StatusCode = error.code()
         message = error.details() or code.name
         reason, found = reason_of(cast(grpc.aio.AioRpcError, error))

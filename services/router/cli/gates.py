@@ -40,11 +40,23 @@ def list_limits(options: Common) -> None:
     if options.json:
         show.print_json(view)
         return
-    table = show.table_of("limit", "value", "usual", "meaning")
+    table = show.table_of("limit", "value", "usual", "meaning, runbook")
     for limit in view["limits"]:
         value = plain(limit["value"]) + (" (set)" if limit["is_set"] else "")
-        table.add_row(limit["name"], value, plain(limit["usual"]), limit["sentence"])
+        page = of_limit(limit["name"])
+        table.add_row(limit["name"], value, plain(limit["usual"]), f"{limit['sentence']}\n{page}".rstrip())
     show.show(table)
+
+
+def of_limit(name: str) -> str:
+    """The runbook of the first gate that has this limit, or of automatic rollback."""
+    from services.router.core.gates import GATES
+    from services.router.core.runbooks import BY_NAME, of_gate
+
+    if name.startswith("rollback_"):
+        return BY_NAME["automatic-rollback"].path
+    gates = (gate.name for gate in GATES.values() for threshold in gate.thresholds if threshold.name == name)
+    return of_gate(next(gates, ""))
 
 
 def set_limits(

@@ -43,9 +43,11 @@ class Exit(IntEnum):
 class CommandFailed(Exception):
     """The message and the exit code of a command that failed."""
 
-    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
+    def __init__(self, message: str, code: Exit = Exit.FAILED, page: str = "") -> None:
+        """`page`: the runbook with the remedy."""
         super().__init__(message)
         self.code = code
+        self.page = page
 
 
 class Output(StrEnum):
@@ -225,9 +227,11 @@ def fail(error: CommandFailed, *, as_json: bool) -> typer.Exit:
     """Print the error on stderr, as one line or one JSON object, and return the exception to raise."""
     if as_json:
         shown = {"message": str(error), "exit": error.code.name, "exit_code": int(error.code)}
+        shown |= {"runbook": error.page} if error.page else {}
         typer.echo(json.dumps({"error": shown}), err=True)
     else:
-        typer.echo(f"baton: {visible(str(error))}", err=True)
+        see = f"\nsee {error.page}" if error.page else ""
+        typer.echo(f"baton: {visible(str(error))}{see}", err=True)
     return typer.Exit(error.code)
 
 

@@ -46,6 +46,7 @@ def status(
       percent_at_b (canary_percent is the target)
       next blocked gates: the next step, as in `phase plan`
       alerts: problems that need a person now
+      alert_pages: the runbook of each, or ""
       automatic_rollback: its current assessment, in words
       last_automatic: {AutomaticRollback}, or null
       measured.A measured.B: {MeasuredCalls}

@@ -71,6 +71,7 @@ def gates_table(gates: Sequence[View]) -> Table:
             lines.append(wait)
         if gate["verdict"] != "PASS":
             lines += [f"wanted: {gate['threshold']}", f"to do: {gate['runbook']}"]
+            lines += [f"see {gate['runbook_page']}"] if gate["runbook_page"] else []
         table.add_row(gate["name"], _coloured(gate["verdict"]), "\n".join(lines))
     return table
 
@@ -115,7 +116,7 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
     lines = [
         ("phase", setting_line(view) + (" - control store away, last known" if view["setting_stale"] else "")),
         ("since", since_line(view)),
-        *((LOOK, alert) for alert in view["alerts"]),
+        *((LOOK, _with_page(alert, page)) for alert, page in zip(view["alerts"], view["alert_pages"], strict=True)),
         *open_line(view),
         *certificates_line(view),
         ("next step", f"{view['next']}: {view['blocked'] or 'open'}" if view["next"] else view["blocked"]),
@@ -152,6 +153,10 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
     if len(view["routers"]) > 1:
         lines.append(("routers", ", ".join(map(_router, view["routers"]))))
     return lines
+
+
+def _with_page(alert: str, page: str) -> str:
+    return f"{alert}\nsee {page}" if page else alert
 
 
 def leaving_line(view: View) -> str:

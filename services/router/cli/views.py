@@ -20,6 +20,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.record.v1 import record_pb2
 from services.router.core.cohorts import Cohort
 from services.router.core.phase import Setting
+from services.router.core.runbooks import of_line
 from services.router.core.setting_changes import changes
 from services.router.core.setting_message import setting_from_pb
 
@@ -149,6 +150,7 @@ def status_view(status: pb.GetStatusResponse) -> View:
         "handover": view_of(status.handover),
         "ledger": view_of(status.ledger),
         "phase_seconds": since,
+        "alert_pages": [of_line(alert) for alert in view["alerts"]],
     }
 
 

@@ -1,19 +1,18 @@
 """The alerting rules for Prometheus: those of the gates, and those of the system around them. Pure.
 
-Each alert has a runbook, docs/runbooks/NAME.md, whose name is that of the alert in kebab case. `make alerts` writes
-deploy/alerts.yaml from here.
+Each alert has a runbook (`core.runbooks`). `make alerts` writes deploy/alerts.yaml from here.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from services.router.core.gates import GATES
 from services.router.core.gates.gate import Alert
+from services.router.core.runbooks import BY_ALERT, FOLDER
 from services.router.core.thresholds import Threshold
 
-RUNBOOKS = "docs/runbooks/"
+RUNBOOKS = f"{FOLDER}/"
 """Where the runbooks are, by default: a path of this repository."""
 
 SYSTEM = (
@@ -117,16 +116,11 @@ def all_alerts() -> list[tuple[Alert, tuple[Threshold[float], ...]]]:
     return [*of_gates, *((alert, ()) for alert in SYSTEM)]
 
 
-def runbook_name(alert: str) -> str:
-    """The name in kebab case: "BatonWriteLost" is "baton-write-lost"."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", alert).lower()
-
-
 def rules(runbooks: str = RUNBOOKS) -> list[dict[str, Any]]:
     """The rules of deploy/alerts.yaml. `runbooks`: the beginning of each `runbook_url`."""
     found = []
     for alert, thresholds in all_alerts():
         rule = alert.rule(thresholds)
-        rule["annotations"]["runbook_url"] = f"{runbooks}{runbook_name(alert.name)}.md"
+        rule["annotations"]["runbook_url"] = f"{runbooks}{BY_ALERT[alert.name].name}.md"
         found.append(rule)
     return found

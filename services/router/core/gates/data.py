@@ -108,7 +108,7 @@ def reads_warning(evidence: Evidence, limits: Limits) -> str:
     # Among few reads, one that disagrees is a large share: at least four must.
     if bad <= rate * max(compared, 3 / rate):
         return ""
-    return f"{bad} of {compared} compared reads disagree, more than {percent_shown(rate)}: baton shadow"
+    return f"{bad} of {compared} compared reads disagree, more than {percent_shown(rate)}: baton shadow show"
 
 
 def stores_warning(evidence: Evidence, limits: Limits) -> str:
@@ -226,8 +226,8 @@ GATES = (
         " all records compared in the last $gate_compared_seconds",
         verdict=consistent,
         thresholds=(MISMATCHES, MISMATCHES_ALERT, COMPARED_READS, COMPARISON_AGE),
-        runbook="baton shadow set PERCENT compares more reads, baton shadow shows differences; baton reconcile for the"
-        " stores",
+        runbook="baton shadow set PERCENT compares more reads, baton shadow show lists differences; for the stores:"
+        " baton reconcile",
         warnings=(reads_warning, stores_warning),
         alerts=(
             Alert(
@@ -236,7 +236,7 @@ GATES = (
                 "max(baton_inconsistency_share) >= $gate_mismatch_percent"
                 " and max(baton_compared_reads) >= $gate_compared_reads",
                 "{{ $value | humanizePercentage }} of the compared reads disagree.",
-                "baton shadow shows which fields differ; if you cannot explain it: baton rollback OFF.",
+                "baton shadow show lists which fields differ; if you cannot explain it: baton rollback OFF.",
             ),
             Alert(
                 "BatonDiverged",

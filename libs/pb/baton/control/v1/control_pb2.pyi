@@ -82,6 +82,7 @@ class Gate(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     LEAST_SAMPLES_FIELD_NUMBER: _builtins.int
     SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    RUNBOOK_PAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     sentence: _builtins.str
     """The condition, in a sentence."""
@@ -99,6 +100,8 @@ class Gate(_message.Message):
     """Seconds until there are enough samples, at the rate of the last minute. 0 if there are enough, or the gate counts
     none. Absent if unknown, or never at that rate.
     """
+    runbook_page: _builtins.str
+    """Page with the remedy, as a path in this project: "docs/runbooks/lag.md". Empty if there is none."""
     def __init__(
         self,
         *,
@@ -111,10 +114,11 @@ class Gate(_message.Message):
         samples: _builtins.int = ...,
         least_samples: _builtins.int = ...,
         seconds_left: _builtins.float | None = ...,
+        runbook_page: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds_left", b"_seconds_left", "seconds_left", b"seconds_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds_left", b"_seconds_left", "evidence", b"evidence", "least_samples", b"least_samples", "name", b"name", "runbook", b"runbook", "samples", b"samples", "seconds_left", b"seconds_left", "sentence", b"sentence", "threshold", b"threshold", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds_left", b"_seconds_left", "evidence", b"evidence", "least_samples", b"least_samples", "name", b"name", "runbook", b"runbook", "runbook_page", b"runbook_page", "samples", b"samples", "seconds_left", b"seconds_left", "sentence", b"sentence", "threshold", b"threshold", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seconds_left: _TypeAlias = _typing.Literal["seconds_left"]  # noqa: Y015
     _WhichOneofArgType__seconds_left: _TypeAlias = _typing.Literal["_seconds_left", b"_seconds_left"]  # noqa: Y015
