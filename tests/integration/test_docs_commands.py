@@ -56,6 +56,7 @@ NOT_RUN = {
     "docs/kubernetes.md": [
         "not run: needs a cluster; tests/integration/test_kubernetes_start.py starts what the manifests start"
     ],
+    "docs/console.md": ["not run: a part of a start"],
     "docs/operations.md": [
         "not run: needs a lost store; tests/acceptance/test_recovery.py runs it",
         "not run: it needs stores; tests/integration/test_router_workers.py runs two workers",

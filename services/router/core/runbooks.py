@@ -182,6 +182,11 @@ RUNBOOKS = (
     Runbook(
         "handover", "Records are not where they belong", gates=("canary-complete", "buckets-done", "a-owns-nothing")
     ),
+    Runbook(
+        "cohorts",
+        "A change of a cohort is refused",
+        reasons=("COHORT_NOT_FOUND", "TOO_MANY_COHORTS", "RECORDS_NOT_LISTED"),
+    ),
     Runbook("rehearsal", "A rollback must be rehearsed", gates=("rehearsal",), reasons=("REHEARSAL_FAILED",)),
     Runbook("old-clients", "Clients still call A", gates=("no-active-clients",)),
     Runbook(
