@@ -1419,7 +1419,18 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "the_services_beside_the_system_start_only_if_they_are_asked_for",
             "prometheus_takes_its_file",
         )
-        + _in("integration/test_signals.py", "real_processes_show_their_metrics_their_traces_and_their_logs"),
+        + _in("integration/test_signals.py", "real_processes_show_their_metrics_their_traces_and_their_logs")
+        + _in(
+            "unit/test_runbooks.py",
+            "each_kind_has_one_page_and_each_page_only_kinds_that_exist",
+            "a_page_has_its_parts_and_a_heading_for_each_reason",
+            "each_line_under_look_at_this_has_a_page",
+        )
+        + _in(
+            "integration/test_runbook_commands.py",
+            "every_command_of_the_runbooks_runs",
+            "commands_name_the_page_of_a_gate_of_a_limit_and_of_an_error",
+        ),
     ),
     "operate.notify": Requirement(
         "Webhooks report phases, rollbacks, blocks and job ends; external gates can be queried"

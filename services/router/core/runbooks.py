@@ -145,6 +145,7 @@ RUNBOOKS = (
         "Compared reads disagree",
         alerts=("BatonInconsistent",),
         gates=("shadow-consistent",),
+        reasons=("DIFFERENCE_NOT_FOUND",),
         signs=("compared reads disagree",),
     ),
     Runbook(
