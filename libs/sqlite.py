@@ -221,6 +221,8 @@ class Database:
         self.path = path
         self.lost_commits = 0
         """Number of transactions that failed as a whole. State cached from their jobs must be read again."""
+        self.transactions = 0
+        """Number of transactions of jobs that have begun. Jobs of one group see the same number."""
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._queues: tuple[deque[_Job[Any]], deque[_Job[Any]]] = (deque(), deque())
@@ -394,6 +396,7 @@ class Database:
             if not self._writer.in_transaction:
                 # The first job needs no savepoint: undoing it undoes the transaction.
                 self._writer.execute("BEGIN IMMEDIATE")
+                self.transactions += 1
                 self._attempt(job, "ROLLBACK")
                 continue
             self._writer.execute("SAVEPOINT job")

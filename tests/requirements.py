@@ -613,6 +613,14 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "every_rule_names_metrics_that_are_exported_and_says_what_to_do",
         ),
     ),
+    "cost.writes": Requirement(
+        "A transaction of several writes counts as one change of the store, and the age of the outbox is read at times",
+        _in(
+            "unit/test_sqlite_book.py",
+            "a_transaction_of_several_jobs_counts_as_one_change_even_if_the_first_of_them_is_undone",
+            "the_age_of_the_oldest_entry_is_of_an_entry_that_is_there",
+        ),
+    ),
     "cost.point-reads": Requirement(
         "A read of one record at SQLite costs no thread, and never blocks the process for long",
         _in(

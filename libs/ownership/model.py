@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -294,6 +295,7 @@ def bases_of(text: str | None) -> tuple[Version, ...]:
     return tuple(Version(*map(int, base.split("."))) for base in text.split(" "))
 
 
+@lru_cache(maxsize=8192)
 def bucket_of(key: str) -> int:
     """The bucket of a key, 0 to 1023. Canary, bucket owners and digests work by bucket."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") % BUCKETS

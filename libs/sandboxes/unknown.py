@@ -33,10 +33,16 @@ def take_unknown(target: Message, source: Message) -> None:
 
 def split(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Split a serialized message into its top-level fields: number and bytes, tag included."""
-    start = 0
-    while start < len(data):
-        tag, after_tag = _varint(data, start)
-        end = _skip(data, after_tag, tag)
+    start, size = 0, len(data)
+    while start < size:
+        tag, after_tag = data[start], start + 1
+        if tag > 0x7F:
+            tag, after_tag = _varint(data, start)
+        # Nearly all fields are short: a tag and a length, or a value, of one byte each.
+        if tag & 7 == _BYTES and data[after_tag] <= 0x7F:
+            end = after_tag + 1 + data[after_tag]
+        else:
+            end = _skip(data, after_tag, tag)
         yield tag >> 3, data[start:end]
         start = end
 

@@ -26,10 +26,10 @@ from libs.store.sqlite_schema import (
     row_from,
 )
 
-CHANGED = "UPDATE standing SET changes = changes + 1"
-"""Part of each transaction in which the store makes a change of its own."""
-
+_CHANGED = "UPDATE standing SET changes = changes + 1"
 _OLDEST = "SELECT (SELECT seconds FROM tick) - tick FROM outbox ORDER BY id LIMIT 1"
+_OLDEST_SECONDS = 1.0
+"""Time for which the age of the oldest entry is reused, unless entries were removed."""
 
 
 class OutboxBook:
@@ -42,6 +42,10 @@ class OutboxBook:
         self._known_at: int | None = None
         self._entries = 0
         self._bytes = 0
+        self._oldest = 0.0
+        self._oldest_until = float("-inf")
+        self._counted_in = 0
+        """The last transaction that was counted as a change of this store."""
 
     @contextmanager
     def job(self, connection: sqlite3.Connection, lost_commits: int) -> Iterator[None]:
@@ -56,6 +60,7 @@ class OutboxBook:
             yield
         except BaseException:
             self._entries, self._bytes = before
+            self._counted_in = 0
             raise
 
     def add(self, connection: sqlite3.Connection, entries: Sequence[ChangeEntry]) -> None:
@@ -80,10 +85,20 @@ class OutboxBook:
         return self._held
 
     def depth(self, connection: sqlite3.Connection) -> Depth:
-        oldest = connection.execute(_OLDEST).fetchone()
-        return Depth(self._entries, self._bytes, oldest[0] if oldest else 0.0)
+        if time.monotonic() >= self._oldest_until:
+            oldest = connection.execute(_OLDEST).fetchone()
+            self._oldest = oldest[0] if oldest else 0.0
+            self._oldest_until = time.monotonic() + _OLDEST_SECONDS
+        return Depth(self._entries, self._bytes, self._oldest)
+
+    def count_change(self, connection: sqlite3.Connection, transaction: int) -> None:
+        """Count a transaction in which the store makes changes of its own, once for all its jobs."""
+        if self._counted_in != transaction:
+            connection.execute(_CHANGED)
+            self._counted_in = transaction
 
     def removed(self, sizes: Sequence[int]) -> None:
+        self._oldest_until = float("-inf")
         self._entries -= len(sizes)
         self._bytes -= sum(sizes)
 

@@ -234,7 +234,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
-    return _encode(dict(sorted(labels.items())))
+    return _encode(dict(sorted(labels.items()))) if labels else "{}"
 
 
 VISIBLE = "r.term >= (SELECT b.term FROM bucket b WHERE b.bucket = r.bucket)"

@@ -26,7 +26,7 @@ from libs.store.limits import Held, OutboxLimits
 from libs.store.outbox import ChangeEntry, Depth
 from libs.store.port import FeedStep, Parked, Position
 from libs.store.recovery import Conflict, Standing
-from libs.store.sqlite_core import CHANGED, WITH_SERVED, Core, served_up_to
+from libs.store.sqlite_core import WITH_SERVED, Core, served_up_to
 from libs.store.sqlite_guards import count_now, removing
 from libs.store.sqlite_recovery import JOURNAL, put_standing, standing_of
 from libs.store.sqlite_schema import (
@@ -248,7 +248,7 @@ class SqliteTransaction:
             if self._connection.execute(_PUT_BUCKET, (*values, *condition)).rowcount != 1:
                 raise StartAgain
         if puts:
-            self._connection.execute(CHANGED)
+            self._core.book.count_change(self._connection, self._core.database.transactions)
 
     async def depth(self) -> Depth:
         return self._core.book.depth(self._connection)
@@ -259,7 +259,7 @@ class SqliteTransaction:
     async def enqueue(self, entries: Sequence[ChangeEntry]) -> None:
         if entries:
             self._core.book.add(self._connection, entries)
-            self._connection.execute(CHANGED)
+            self._core.book.count_change(self._connection, self._core.database.transactions)
 
     async def move(self, positions: Sequence[Position]) -> bool:
         return all(_move(self._connection, one) for one in positions)

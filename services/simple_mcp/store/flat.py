@@ -274,6 +274,10 @@ def project(row: Row) -> tuple[Value, ...]:
     return (*_columns(row.key, sandbox, state_name(sandbox.state) if row.payload else ""), mark_of(sandbox))
 
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+"""Made once, because `json.dumps` makes one for each call."""
+
+
 def _columns(key: str, sandbox: pb.Sandbox, state: str) -> tuple[Value, ...]:
     spec = sandbox.spec
     return (
@@ -281,7 +285,7 @@ def _columns(key: str, sandbox: pb.Sandbox, state: str) -> tuple[Value, ...]:
         sandbox.account,
         state,
         spec.image,
-        json.dumps(list(spec.command), ensure_ascii=False),
+        _encode(list(spec.command)),
         labels_text(spec.env),
         spec.cpu_millis / 1000,
         spec.memory_mib,
