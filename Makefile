@@ -24,7 +24,7 @@ PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index
 	--python-version 3.11 --custom-compile-command "make pins"
 
 .PHONY: help env stack protos image check-protos openapi check-openapi alerts dashboards kubernetes-schemas docs \
-	check-docs protos-baseline client-versions upgrade versions lint check test bytecode fuzz mutants mcp-conformance storms demo bench up down pins clean
+	check-docs protos-baseline client-versions upgrade versions lint check test bytecode collected fuzz mutants mcp-conformance storms demo bench up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -100,12 +100,17 @@ check: lint bytecode ## lint and the fast tests, after each edit: under 90 secon
 
 # Three processes share the files, each with servers of its own: they wait more than they compute. The order is kept:
 # long tests (acceptance) come first.
-test: bytecode stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
+test: bytecode collected stack ## run every test, on real servers that it starts itself (PYTEST_ARGS="-k name" for some)
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=25 $(PYTEST_ARGS)
 
 # The tests start some hundred processes. Where PYTHONDONTWRITEBYTECODE is set, each would compile all that it imports.
 bytecode: env
 	@$(BIN)/python -m compileall -q libs services tests
+
+# pytest rewrites the asserts of each test file. Otherwise each of the three processes would do so for all files.
+collected: env
+	@for files in tests/unit "tests/acceptance tests/contracts tests/integration"; do \
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only -qq $$files >/dev/null & done; wait
 
 FUZZ_CASES ?= 100000
 FUZZ_SEED ?=
