@@ -34,6 +34,7 @@ from tests.acceptance.old_clients import OldClient
 from tests.acceptance.talk import CANARY_PERMILLE, SERVICE, Talk
 from tests.fixtures.make_old_database import FILE
 from tests.servers import make_usable
+from tests.storms import sized
 
 ENDPOINTS = {"A": "a", "B": "b-1", "router": "router-1"}
 USUAL_SCHEMAS = {"A": SCHEMAS.oldest, "B": SCHEMAS.newest, "router": SCHEMAS.newest}
@@ -41,6 +42,9 @@ DOORS: dict[str, type[HttpWay]] = {"REST": RestWay, "Connect": ConnectWay, "MCP"
 """Beside gRPC."""
 NOT_BY_JSON = frozenset({"fields_of_a_newer_contract"})
 """JSON has no form for a field that the contract does not have."""
+TURNS = sized(short=len(DOORS), full=1)
+"""In `make test` the doors share the conversations of a phase, in turn: each holds all of them with records of A, and
+with records of B. In `make storms` each holds all of them in every phase."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ async def hold_all(phase: str, doors: Sequence[Mapping[str, Way]], found: Heard)
     halves = ("canary's", "others") if phase == CANARY else ("others",)
 
     async def at(door: int, endpoint: str) -> None:
-        conversations = said_by(endpoint)
+        conversations = said_by(endpoint, phase)
         others = [way for other, way in doors[door].items() if other != endpoint]
         for half in halves:
             for number, (title, conversation) in enumerate(conversations.items()):
@@ -185,9 +189,14 @@ async def hold_all(phase: str, doors: Sequence[Mapping[str, Way]], found: Heard)
     await asyncio.gather(*(at(door, endpoint) for door, ways in enumerate(doors) for endpoint in ways))
 
 
-def said_by(endpoint: str) -> dict[str, Conversation]:
-    """The conversations that can be held there; a name without a door is an endpoint by gRPC."""
-    return {title: talk for title, talk in CONVERSATIONS.items() if endpoint in ENDPOINTS or title not in NOT_BY_JSON}
+def said_by(endpoint: str, phase: str) -> Mapping[str, Conversation]:
+    """The conversations that are held there; a name without a door is an endpoint by gRPC."""
+    _, _, door = endpoint.partition(" by ")
+    if not door:
+        return CONVERSATIONS
+    turn = PHASES.index(phase) + list(DOORS).index(door)
+    by_json = [title for title in CONVERSATIONS if title not in NOT_BY_JSON]
+    return {title: CONVERSATIONS[title] for number, title in enumerate(by_json) if (number + turn) % TURNS == 0}
 
 
 async def offered(way: Channel) -> str:
@@ -240,7 +249,17 @@ def test_the_contract_is_kept_at_every_endpoint(heard: Heard, phase: str) -> Non
     assert not broken, "\n".join(f"{place}: {said}" for place, said in broken.items())
     held = {place for place in heard.answers if place.phase == phase}
     names = [*ENDPOINTS, *(f"{endpoint} by {door}" for endpoint in ENDPOINTS for door in DOORS)]
-    assert {(place.endpoint, place.title) for place in held} == {(name, t) for name in names for t in said_by(name)}
+    assert {(place.endpoint, place.title) for place in held} == {
+        (name, t) for name in names for t in said_by(name, phase)
+    }
+
+
+def test_every_door_holds_each_conversation_at_both_owners() -> None:
+    """A owns the records of the first phases and of the last one, B those of the canary and of the phases after it."""
+    for phases in (("OFF", "SHADOW", HELD), (CANARY, "DUAL_READ", "CUTOVER")):
+        for door in DOORS:
+            held = {title for phase in phases for title in said_by(f"A by {door}", phase)}
+            assert held == CONVERSATIONS.keys() - NOT_BY_JSON, (door, phases)
 
 
 @pytest.mark.parametrize("phase", PHASES)
