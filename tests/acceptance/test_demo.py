@@ -88,7 +88,8 @@ def under_way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnderWay]:
     It is secure; the others are not.
     """
     directory = tmp_path_factory.mktemp("demo")
-    arguments = ("demo", "--secure", "--seconds", "25", "--keep", str(directory / "kept"), "-o", "json")
+    kept = str(directory / "kept")
+    arguments = ("demo", "--secure", "--seconds", "25", "--rate", "100", "--keep", kept, "-o", "json")
     with _started(directory, *arguments) as process:
         yield UnderWay(process, directory)
 
@@ -106,7 +107,7 @@ def finished(under_way: UnderWay) -> Finished:
 
 @pytest.mark.usefixtures("under_way")
 async def test_ctrl_c_stops_every_process_and_ends_with_130(tmp_path: Path) -> None:
-    with _started(tmp_path, "demo") as demo:
+    with _started(tmp_path, "demo", "--rate", "50") as demo:
         await _under_load(demo, tmp_path)
         family = tree.descendants(demo.pid)
         assert len(family) >= 3
@@ -118,7 +119,7 @@ async def test_ctrl_c_stops_every_process_and_ends_with_130(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("under_way")
 async def test_a_process_that_dies_unasked_fails_the_demo_and_is_named(tmp_path: Path) -> None:
-    with _started(tmp_path, "demo") as demo:
+    with _started(tmp_path, "demo", "--rate", "50") as demo:
         await _under_load(demo, tmp_path)
         old = next(process for process in tree.descendants(demo.pid) if "services.simple_mcp" in _words(process.pid))
         os.kill(old.pid, signal.SIGKILL)

@@ -23,6 +23,7 @@ from libs.proving.trial.walk import Move, Walk
 from libs.proving.trial.world import Size, World
 from services.router.cli.demo.run import OLD_DATABASE
 from tests.acceptance.faults import Fault, flushed, one_after_the_other, process_faults, server_faults
+from tests.storms import sized
 
 LEAST_CALLS = 100
 """For each fault."""
@@ -80,7 +81,8 @@ async def traffic(world: World, load: Load) -> AsyncIterator[None]:
 
 
 async def run(world: World, directory: Path, faults: list[Fault]) -> tuple[Result, Load]:
-    plan = LoadPlan(clients=8, calls_per_second=160, deadline_seconds=0.2, made_names=20, fresh_share=0.2, seed=7)
+    rate = sized(short=80, full=160)
+    plan = LoadPlan(clients=8, calls_per_second=rate, deadline_seconds=0.2, made_names=20, fresh_share=0.2, seed=7)
     load = Load(plan, world.routers, directory / "history")
     async with (
         world.running(),

@@ -49,7 +49,9 @@ to be left; here a store has to come back to its half."""
 LEAST_CALLS = 300
 RESTARTS = sized(short=6, full=50)
 REASON = "an acceptance run"
-PLAN = LoadPlan(clients=6, calls_per_second=90, deadline_seconds=0.5, made_names=12, fresh_share=0.3, seed=11)
+PLAN = LoadPlan(
+    clients=6, calls_per_second=sized(short=60, full=90), deadline_seconds=0.5, made_names=12, fresh_share=0.3, seed=11
+)
 
 
 @dataclass
