@@ -183,7 +183,7 @@ async def test_a_rollback_shows_its_reason_at_once(routers: Routers) -> None:
     assert automatic.last == routers.automatic[0]
 
 
-@pytest.mark.parametrize("days", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("days", [-1.0, 1.0])
 async def test_the_pause_between_two_rollbacks_is_counted_by_no_wall_clock(routers: Routers, days: float) -> None:
     """The router that made the first one had a wrong clock, or the clock jumped since."""
     await routers.seconds(40, faults=1)

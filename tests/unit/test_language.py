@@ -64,11 +64,15 @@ def prose(path: Path) -> Iterator[str]:
     if path.suffix == ".proto":
         yield from re.findall(r"^\s*//(.*)$", text, re.MULTILINE)
         return
-    for node in ast.walk(ast.parse(text)):
-        body = getattr(node, "body", None)
-        for statement in body if isinstance(body, list) else ():
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                yield str(statement.value.value)
+    # Statements only: a walk of all nodes takes three times as long.
+    left: list[ast.AST] = [ast.parse(text)]
+    while left:
+        node = left.pop()
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            children = getattr(node, name, None)
+            left += children if isinstance(children, list) else ()
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            yield str(node.value.value)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.string.removeprefix("#")
