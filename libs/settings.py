@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
@@ -71,15 +72,50 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A setting in force, without its secrets, and the place that it comes from."""
+
+    name: str
+    value: Any
+    source: Literal["default", "file", "environment"]
+    place: str
+    """The variable or the file; "" for a default."""
+
+
+def origins(kind: type[Settings], file: Path | None = None) -> list[Origin]:
+    """The settings as `load` loads them, in the order of their definition. Raises WrongSetting."""
+    settings = load(kind, file)
+    prefix = kind.model_config.get("env_prefix", "")
+    file = _file_of(prefix, file)
+    in_file = _read_file(file) if file is not None else {}
+    variables = {name.upper(): name for name in os.environ}
+    found = []
+    for name in kind.model_fields:
+        value = getattr(settings, name)
+        shown = hide_password(value, one_address=True) if isinstance(value, str) else value
+        variable = variables.get(f"{prefix}{name}".upper())
+        if variable is not None:
+            found.append(Origin(name, shown, "environment", variable))
+        elif name in in_file:
+            found.append(Origin(name, shown, "file", str(file)))
+        else:
+            found.append(Origin(name, shown, "default", ""))
+    return found
+
+
+def _file_of(prefix: str, file: Path | None) -> Path | None:
+    named = os.environ.get(f"{prefix}CONFIG")
+    return Path(named) if file is None and named is not None else file
+
+
 def load(kind: type[S], file: Path | None = None) -> S:
     """Load the settings from the environment and from `file`, or from the file that `<PREFIX>CONFIG` names.
 
     Raises WrongSetting with the setting, its value, and the expected form.
     """
     prefix = kind.model_config.get("env_prefix", "")
-    named = os.environ.get(f"{prefix}CONFIG")
-    if file is None and named is not None:
-        file = Path(named)
+    file = _file_of(prefix, file)
     _check_environment(kind, prefix)
     values = _read_file(file) if file is not None else {}
     try:

@@ -1464,6 +1464,34 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             ),
         ),
     ),
+    "operate.cli": Requirement(
+        "Every command prints JSON, has a dry run if it changes something and a wait if it starts something;"
+        " systems have names, settings show their source, a shell completes names of the running system",
+        _in(
+            "unit/test_cli_tree.py",
+            "every_command_prints_json",
+            "every_command_that_changes_something_has_a_dry_run",
+            "every_command_that_starts_something_can_wait_for_its_end",
+            "every_method_that_starts_something_is_listed",
+            "a_shell_offers_names_of_the_running_system",
+            "a_router_that_does_not_answer_is_no_completion_and_no_error",
+            "a_wait_ends_in_time_and_says_that_the_work_goes_on",
+        )
+        + _in(
+            "unit/test_cli_contexts.py",
+            "an_option_or_a_variable_goes_before_the_context_in_use",
+            "the_token_of_one_system_is_not_sent_to_another",
+            "a_change_names_the_context_before_it_asks",
+        )
+        + _in(
+            "unit/test_cli_config.py",
+            "every_setting_is_shown_with_its_source",
+            "a_password_is_not_shown",
+            "a_file_that_a_setting_names_is_checked",
+        )
+        + _in("unit/test_cli_plain.py", "a_value_that_is_not_known_is_no_number")
+        + _in("unit/test_cli_wait.py", "a_move_is_shown_until_every_bucket_is_in_its_place"),
+    ),
     "deploy.compose": Requirement(
         "Containers talk over TLS with tokens and signed events; only the router's ports are reachable",
         _in(

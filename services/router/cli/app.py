@@ -23,7 +23,10 @@ from services.router.cli import (
     changes,
     chaos,
     clients,
+    complete,
+    config,
     conflicts,
+    context,
     demo,
     events,
     flags,
@@ -70,6 +73,8 @@ MODULES = (
     bench,
     chaos,
     demo,
+    context,
+    config,
 )
 
 HELP = """Move a live service from A to B and back without losing a write.
@@ -81,7 +86,8 @@ for confirmation. Without a terminal it needs --yes.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 blocked by a gate that fails, 4 blocked by a gate without evidence,
 5 refused: no valid token or certificate, or a role is missing,
-6 a second admin must approve.
+6 a second admin must approve,
+7 --timeout has ended the wait: the work goes on.
 """
 
 _ASKS_JSON = re.compile(r"(-o|--output=?)json")
@@ -129,12 +135,16 @@ def root(
     address: Annotated[str | None, typer.Option(help="As after the verb, which wins.", metavar="TEXT")] = None,
     token_file: Annotated[Path | None, typer.Option(help="As after the verb.")] = None,
     output: Annotated[Output | None, typer.Option("--output", "-o", help="As after the verb.")] = None,
+    system: Annotated[
+        str | None,
+        typer.Option("--context", metavar="NAME", help="As after the verb.", autocompletion=complete.contexts),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Accept the options of every command before the verb too."""
-    given = {"address": address, "token_file": token_file, "output": output}
+    given = {"address": address, "token_file": token_file, "output": output, "system": system}
     context.obj = {name: value for name, value in given.items() if value is not None}
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
+from services.router.cli import complete
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, Starting, agree, command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ SWITCH = {"on": True, "off": False}
 
 def register(app: typer.Typer) -> None:
     command(app, "approvals", Common)(approvals)
-    command(app, "approve", Changing)(approve)
+    command(app, "approve", Starting)(approve)
     command(app, "withdraw", Changing)(withdraw)
     command(app, "two-person", Changing)(two_person)
 
@@ -50,10 +51,16 @@ def approvals(options: Common) -> None:
         show.show("no call waits" if view["two_person"] else "no call waits; the two-person rule is off")
 
 
-CallId = Annotated[str, typer.Argument(metavar="ID", help="An id from `baton approvals`.")]
+CallId = Annotated[
+    str, typer.Argument(metavar="ID", help="An id from `baton approvals`.", autocompletion=complete.calls)
+]
 
 
-def approve(options: Changing, call_id: CallId) -> None:
+def approve(
+    options: Starting,
+    call_id: CallId,
+    wait: Annotated[bool, typer.Option("--wait", help="If it starts a job: wait until that has finished.")] = False,
+) -> None:
     """Run a call that another admin has made. --dry-run shows what would run.
 
     \b
@@ -72,6 +79,10 @@ def approve(options: Changing, call_id: CallId) -> None:
         if agreed:
             order = pb.ApproveCallRequest(actor=options.who, reason=options.reason, id=call_id)
             answer = json.loads(router.call("ApproveCall", order).answer_json)
+            if wait and (job := (answer.get("job") or {}).get("id")):
+                from services.router.cli.jobs import follow
+
+                follow(router, options, job)
     if options.json:
         show.print_json({**views.view_of(call), **agreed.view, "answer": answer})
     elif agreed:

@@ -8,7 +8,7 @@ import typer
 
 from libs.text import plain
 from services.router.cli.jobs import RATE_HELP, NewJob, parse_rate, run_job
-from services.router.cli.options import Changing, CommandFailed, Exit, command
+from services.router.cli.options import CommandFailed, Exit, Starting, command
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -19,11 +19,11 @@ PASSES = ("CLEAN", "ACCEPTED")
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "audit", Changing)(audit)
+    command(app, "audit", Starting)(audit)
 
 
 def audit(
-    options: Changing,
+    options: Starting,
     sample: Annotated[
         float, typer.Option(min=0, max=100, metavar="PERCENT", help="Share of records to try at B.")
     ] = 10.0,

@@ -9,7 +9,7 @@ import typer
 
 from libs.errors import InvalidField
 from libs.text import plain
-from services.router.cli.options import Agreed, Changing, CommandFailed, Common, Exit, agree, command
+from services.router.cli.options import Agreed, Changing, CommandFailed, Common, Exit, Starting, agree, command
 from services.router.core.canary import EXAMPLE, CanaryPlan, begin, parse_plan
 from services.router.core.phase import IllegalMove
 
@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.5
 def add_to(canary: typer.Typer) -> None:
     """Add these commands to the group `baton canary`."""
     command(canary, "show", Common)(show_canary)
-    command(canary, "auto", Changing)(auto)
+    command(canary, "auto", Starting)(auto)
 
 
 def show_canary(options: Common) -> None:
@@ -56,7 +56,7 @@ def show_canary(options: Common) -> None:
 
 
 def auto(
-    options: Changing,
+    options: Starting,
     plan: Annotated[Path | None, typer.Argument(metavar="[PLAN.toml]", help="The steps to walk.")] = None,
     stop: Annotated[bool, typer.Option("--stop", help="End the walk; the canary keeps its share.")] = False,
     example: Annotated[bool, typer.Option("--example", help="Print a plan with comments, and exit.")] = False,
@@ -85,7 +85,7 @@ def auto(
     _start(options, plan, wait)
 
 
-def _start(options: Changing, path: Path, wait: bool) -> None:
+def _start(options: Starting, path: Path, wait: bool) -> None:
     text = _read(path)
     try:
         plan = parse_plan(text)
@@ -159,14 +159,12 @@ def _effects(plan: CanaryPlan, first: int, permille: int) -> list[str]:
     ]
 
 
-def _wait(router: Control, options: Changing) -> View:
+def _wait(router: Control, options: Starting) -> View:
     """Show progress until the walk has ended."""
-    import time
-
     from services.router.cli import show
     from services.router.cli.views import walk_view
 
-    shown = ""
+    shown, patience = "", options.patience("the walk")
     while True:
         view = walk_view(_status(router).canary_auto)
         if not view["running"]:
@@ -175,7 +173,7 @@ def _wait(router: Control, options: Changing) -> View:
         if line != shown and not options.json:
             typer.echo(line, err=True)
             shown = line
-        time.sleep(_POLL_SECONDS)
+        patience.pause(_POLL_SECONDS)
 
 
 def _say(options: Changing, view: View, agreed: Agreed) -> None:

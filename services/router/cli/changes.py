@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.router.cli import canary_auto, cohorts
+from services.router.cli import canary_auto, cohorts, complete
 from services.router.cli.inputs import parse_percent, parse_phase
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, Moving, agree, command
 from services.router.core import gates, phase
 from services.router.core.effects import NO_COST, aside, of_advance, of_canary, of_lift, of_rollback
 from services.router.core.phase import PHASES, IllegalMove, Phase, Setting
@@ -20,23 +20,25 @@ if TYPE_CHECKING:
     from services.router.cli.views import View
 
 
+_POLL_SECONDS = 0.5
+
 NOTHING_TO_MOVE = {"records": 0, "seconds": 0.0, "writes_lost": 0, "possible": True, "note": NO_COST}
 
 
 def register(app: typer.Typer) -> None:
     phases = typer.Typer(help="Plan, enter and leave phases.", no_args_is_help=True)
     command(phases, "plan", Common)(plan)
-    command(phases, "advance", Changing)(advance)
-    command(phases, "rollback", Changing)(rollback)
+    command(phases, "advance", Moving)(advance)
+    command(phases, "rollback", Moving)(rollback)
     app.add_typer(phases, name="phase")
     canary = typer.Typer(help="The share of buckets that goes to B.", no_args_is_help=True)
     # Without it, -5 is reported as an unknown option instead of a wrong percentage.
-    command(canary, "set", Changing, context_settings={"ignore_unknown_options": True})(set_canary)
+    command(canary, "set", Moving, context_settings={"ignore_unknown_options": True})(set_canary)
     canary_auto.add_to(canary)
     cohorts.add_to(canary)
     app.add_typer(canary, name="canary")
     hold = typer.Typer(help="The hold at A after a rollback.", no_args_is_help=True)
-    command(hold, "lift", Changing)(lift)
+    command(hold, "lift", Moving)(lift)
     app.add_typer(hold, name="hold")
 
 
@@ -65,8 +67,10 @@ def plan(options: Common) -> None:
 
 
 def advance(
-    options: Changing,
-    to: Annotated[str, typer.Argument(metavar="TO", help="The phase to enter: the next one.")],
+    options: Moving,
+    to: Annotated[
+        str, typer.Argument(metavar="TO", help="The phase to enter: the next one.", autocompletion=complete.next_phase)
+    ],
     override: Annotated[
         str | None,
         typer.Option(metavar="REASON", help="Override gates that do not pass; the journal keeps the reason."),
@@ -125,8 +129,10 @@ def advance(
 
 
 def rollback(
-    options: Changing,
-    to: Annotated[str, typer.Argument(metavar="PHASE", help="An earlier phase.")],
+    options: Moving,
+    to: Annotated[
+        str, typer.Argument(metavar="PHASE", help="An earlier phase.", autocompletion=complete.earlier_phases)
+    ],
 ) -> None:
     """Return to an earlier phase at once, without gates. Prints the rollback cost first.
 
@@ -159,7 +165,7 @@ def rollback(
 
 
 def set_canary(
-    options: Changing,
+    options: Moving,
     percent: Annotated[str, typer.Argument(metavar="PERCENT", help="0 to 100, in steps of 0.1.")],
 ) -> None:
     """Set the share of buckets that goes to B in DUAL_WRITE.
@@ -185,7 +191,7 @@ def set_canary(
         )
 
 
-def lift(options: Changing) -> None:
+def lift(options: Moving) -> None:
     """Let traffic follow the phase again after a rollback.
 
     \b
@@ -232,6 +238,8 @@ class Change:
         agreed = agree(options, [*self._effects, *aside(before, after)])
         if agreed:
             after = setting_from_pb(router.call(self._method, self._request).setting)
+            if isinstance(options, Moving) and options.wait:
+                wait_until_settled(router, options)
         view = {
             **views.setting_view(after),
             "before": views.setting_view(before),
@@ -242,6 +250,23 @@ class Change:
             show.print_json(view)
         else:
             show.show(("now " if agreed else "would be ") + show.setting_line(view))
+
+
+def wait_until_settled(router: Control, options: Moving) -> None:
+    """Show the moves until every bucket is where the setting wants it. Raises CommandFailed at --timeout."""
+    from libs.pb.baton.control.v1 import control_pb2 as pb
+
+    shown, patience = "", options.patience("the move of the records")
+    while True:
+        status = router.call("GetStatus", pb.GetStatusRequest())
+        if status.settled:
+            return
+        at_b = status.buckets_at_b if status.HasField("buckets_at_b") else "?"
+        line = f"{at_b} of {status.buckets} buckets at B, {status.buckets_to_b} wanted; {status.handoffs} handoffs"
+        if line != shown and not options.json:
+            typer.echo(line, err=True)
+            shown = line
+        patience.pause(_POLL_SECONDS)
 
 
 def plan_of(router: Control) -> pb.PlanPhaseResponse:

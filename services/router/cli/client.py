@@ -51,10 +51,10 @@ class Control:
         self._address = address
         self._metadata = operator_metadata(token)
 
-    def call(self, method: str, request: Any) -> Any:
+    def call(self, method: str, request: Any, seconds: float = CALL_SECONDS) -> Any:
         """Raises CommandFailed."""
         try:
-            return getattr(self._stub, method)(request, timeout=CALL_SECONDS, metadata=self._metadata)
+            return getattr(self._stub, method)(request, timeout=seconds, metadata=self._metadata)
         except grpc.RpcError as error:
             raise self._failure(error) from None
 

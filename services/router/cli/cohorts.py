@@ -10,8 +10,7 @@ import typer
 from libs.errors import BatonError
 from libs.text import plain
 from services.router.cli.inputs import parse_percent
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, command
-from services.router.core import cohort_changes
+from services.router.cli.options import CommandFailed, Common, Exit, Moving, command
 from services.router.core.cohorts import Cohort
 from services.router.core.phase import PHASES, Setting
 
@@ -29,9 +28,9 @@ def add_to(canary: typer.Typer) -> None:
     """Add these commands to the group `baton canary`."""
     cohort = typer.Typer(help="Records with a share of their own.", no_args_is_help=True)
     command(cohort, "list", Common)(list_cohorts)
-    command(cohort, "add", Changing)(add)
-    command(cohort, "set", Changing, context_settings={"ignore_unknown_options": True})(set_share)
-    command(cohort, "remove", Changing)(remove)
+    command(cohort, "add", Moving)(add)
+    command(cohort, "set", Moving, context_settings={"ignore_unknown_options": True})(set_share)
+    command(cohort, "remove", Moving)(remove)
     canary.add_typer(cohort, name="cohort")
 
 
@@ -77,7 +76,7 @@ def list_cohorts(options: Common) -> None:
 
 
 def add(
-    options: Changing,
+    options: Moving,
     name: Name,
     names: Annotated[str, typer.Option(metavar="PATTERN", help="A name, or the beginning of names and *.")] = "",
     account: Annotated[str, typer.Option(metavar="ACCOUNT", help="Instead: the account of the records.")] = "",
@@ -96,6 +95,7 @@ def add(
 
     from libs.pb.baton.control.v1 import cohorts_pb2
     from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.core import cohort_changes
 
     message = cohorts_pb2.Cohort(name=name, names=names, account=account, permille=cohort.permille)
     _run(
@@ -108,7 +108,7 @@ def add(
     )
 
 
-def set_share(options: Changing, name: Name, percent: Percent) -> None:
+def set_share(options: Moving, name: Name, percent: Percent) -> None:
     """Set the share of a cohort's records that goes to B. Prints how many
     records would move.
 
@@ -120,6 +120,7 @@ def set_share(options: Changing, name: Name, percent: Percent) -> None:
     permille = parse_percent(percent)
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.core import cohort_changes
 
     _run(
         options,
@@ -131,7 +132,7 @@ def set_share(options: Changing, name: Name, percent: Percent) -> None:
     )
 
 
-def remove(options: Changing, name: Name) -> None:
+def remove(options: Moving, name: Name) -> None:
     """Remove a cohort: its records follow canary and phase again. Prints how
     many would move.
 
@@ -141,6 +142,7 @@ def remove(options: Changing, name: Name) -> None:
       preview: {PreviewCohortResponse}
     """
     from libs.pb.baton.control.v1 import control_pb2 as pb
+    from services.router.core import cohort_changes
 
     _run(
         options,
@@ -153,7 +155,7 @@ def remove(options: Changing, name: Name) -> None:
 
 
 def _run(
-    options: Changing, name: str, move: Callable[[Setting], Setting], method: str, request: Any, effect: str
+    options: Moving, name: str, move: Callable[[Setting], Setting], method: str, request: Any, effect: str
 ) -> None:
     """Preview the change and make it. Raises CommandFailed."""
     from services.router.cli import views

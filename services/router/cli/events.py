@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.router.cli.inputs import parse_position, parse_start, parse_store
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, Revealing, agree, command
+from services.router.cli.options import Changing, CommandFailed, Common, Exit, Revealing, Starting, agree, command
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1 import events_pb2
@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
     command(events, "parked", Common)(parked)
     command(events, "retry", Changing)(retry)
     command(events, "drop", Changing)(drop)
-    command(events, "restart", Changing)(restart)
+    command(events, "restart", Starting)(restart)
     app.add_typer(events, name="events")
 
 
@@ -204,7 +204,10 @@ def drop(
         show.show(f"{at}: dropped {what}")
 
 
-def restart(options: Changing) -> None:
+def restart(
+    options: Starting,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the job has copied the records.")] = False,
+) -> None:
     """Continue with the current event log after the former one was replaced. Needs --reason.
 
     \b
@@ -231,6 +234,10 @@ def restart(options: Changing) -> None:
             request = events_pb2.RestartEventsRequest(actor=options.who, reason=options.reason)
             answer = router.call("RestartEvents", request)
             view = {"job": answer.job, "skipped": answer.skipped}
+            if wait:
+                from services.router.cli.jobs import follow
+
+                follow(router, options, answer.job)
     if options.json:
         show.print_json({**view, **agreed.view})
     elif agreed:

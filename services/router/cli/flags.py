@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.router.cli import complete
 from services.router.cli.inputs import parse_flag
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, command
+from services.router.cli.options import CommandFailed, Common, Exit, Moving, command
 from services.router.core import phase
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     flags = typer.Typer(help="Kill switches: for everything, and for each operation.", no_args_is_help=True)
     command(flags, "list", Common)(list_flags)
-    command(flags, "set", Changing)(set_flag)
+    command(flags, "set", Moving)(set_flag)
     app.add_typer(flags, name="flags")
     command(app, "explain", Common)(explain)
 
@@ -48,8 +49,10 @@ def list_flags(options: Common) -> None:
 
 
 def set_flag(
-    options: Changing,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `baton flags list`.")],
+    options: Moving,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name from `baton flags list`.", autocompletion=complete.flags)
+    ],
     value: Annotated[str, typer.Argument(metavar="true|false|unset", help="true: to B; false: to A.")],
 ) -> None:
     """Set a flag at every router, or unset it. A flag set here takes
@@ -85,7 +88,9 @@ def explain(
     name: Annotated[
         str, typer.Argument(metavar="[NAME]", help="The record, sandboxes/x; leave it out for a list.")
     ] = "",
-    op: Annotated[str, typer.Option(help="The operation: create, get, list, update, delete.")] = "get",
+    op: Annotated[
+        str, typer.Option(help="The operation: create, get, list, update, delete.", autocompletion=complete.operations)
+    ] = "get",
     at: Annotated[str, typer.Option(metavar="ROUTER", help="Ask the router at this control address.")] = "",
 ) -> None:
     """Show where a router would send a call now, the rule that decides it, and

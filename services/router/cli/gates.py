@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from libs.text import plain
+from services.router.cli import complete
 from services.router.cli.options import Changing, CommandFailed, Common, Exit, command, without_command
 from services.router.core.phase import Setting
 
@@ -76,7 +77,10 @@ def set_limits(
 
 def unset_limits(
     options: Changing,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `baton gates` lists them.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="As `baton gates` lists them.", autocompletion=complete.limits),
+    ],
 ) -> None:
     """Return limits to the routers' own settings. Needs --reason.
 

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, agree, command, without_command
+from services.router.cli import complete
+from services.router.cli.options import (
+    Changing,
+    CommandFailed,
+    Common,
+    Exit,
+    Starting,
+    agree,
+    command,
+    without_command,
+)
 from services.router.core.effects import JOB_EFFECTS, of_backfill, of_tuning
 
 if TYPE_CHECKING:
@@ -21,16 +31,19 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.3
 MAX_RATE = 1_000_000
 
-JobId = Annotated[str, typer.Argument(metavar="ID", help="An id from `baton jobs`: backfill-7.")]
+JobId = Annotated[
+    str, typer.Argument(metavar="ID", help="An id from `baton jobs`: backfill-7.", autocompletion=complete.jobs)
+]
 RATE_HELP = "At most N units per second; 0: as fast as live traffic allows."
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "backfill", Changing)(backfill)
+    command(app, "backfill", Starting)(backfill)
     jobs = typer.Typer(help="Long-running work: list, pause, resume, cancel or tune it.")
     without_command(jobs, Common)(list_jobs)
     command(jobs, "show", Common)(show_job)
-    for name, function in (("pause", pause), ("resume", resume), ("cancel", cancel), ("tune", tune)):
+    command(jobs, "resume", Starting)(resume)
+    for name, function in (("pause", pause), ("cancel", cancel), ("tune", tune)):
         command(jobs, name, Changing)(function)
     app.add_typer(jobs, name="jobs")
 
@@ -51,7 +64,7 @@ class NewJob:
         )
 
 
-def run_job(options: Changing, new: NewJob, effects: list[str], *, wait: bool) -> View | None:
+def run_job(options: Starting, new: NewJob, effects: list[str], *, wait: bool) -> View | None:
     """Announce the effects, start the job and show it; with `wait`, show progress until it has ended.
 
     Returns the job, or None after a dry run. Raises CommandFailed, also if the job did not finish.
@@ -72,17 +85,15 @@ def run_job(options: Changing, new: NewJob, effects: list[str], *, wait: bool) -
     return view
 
 
-def follow(router: Control, options: Common, job_id: str) -> View:
+def follow(router: Control, options: Starting, job_id: str) -> View:
     """Show a job until it has finished. Raises CommandFailed if it is paused, cancelled or failed."""
-    import time
-
     from rich.console import Console
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import lines, show_jobs, views
 
     bar = show_jobs.JobBar(Console(stderr=True)) if sys.stderr.isatty() and not options.json else None
-    shown = ""
+    shown, patience = "", options.patience(job_id)
     try:
         while True:
             view = views.job_view(router.call("GetJob", pb.GetJobRequest(id=job_id)).job)
@@ -96,14 +107,14 @@ def follow(router: Control, options: Common, job_id: str) -> View:
             if bar is None and line != shown and not options.json:
                 typer.echo(line, err=True)
                 shown = line
-            time.sleep(_POLL_SECONDS)
+            patience.pause(_POLL_SECONDS)
     finally:
         if bar is not None:
             bar.close()
 
 
 def backfill(
-    options: Changing,
+    options: Starting,
     to: Annotated[str, typer.Option("--to", metavar="STORE", help="The target: B, or A to copy from B to A.")] = "B",
     rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has finished, and show progress.")] = False,
@@ -167,13 +178,17 @@ def pause(options: Changing, job: JobId) -> None:
     _change(options, job, "PAUSE", JOB_EFFECTS["PAUSE"])
 
 
-def resume(options: Changing, job: JobId) -> None:
+def resume(
+    options: Starting,
+    job: JobId,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has finished, and show progress.")] = False,
+) -> None:
     """Resume a job that is paused or has failed.
 
     \b
     JSON keys: those of `baton jobs show`, dry_run effects
     """
-    _change(options, job, "RESUME", JOB_EFFECTS["RESUME"])
+    _change(options, job, "RESUME", JOB_EFFECTS["RESUME"], wait=wait)
 
 
 def cancel(options: Changing, job: JobId) -> None:
@@ -202,7 +217,7 @@ def tune(
     _change(options, job, "TUNE", of_tuning(rate), rate)
 
 
-def _change(options: Changing, job_id: str, action: str, effect: str, rate: float = 0.0) -> None:
+def _change(options: Changing, job_id: str, action: str, effect: str, rate: float = 0.0, *, wait: bool = False) -> None:
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import lines, show, views
     from services.router.cli.client import control
@@ -214,7 +229,9 @@ def _change(options: Changing, job_id: str, action: str, effect: str, rate: floa
             number = pb.ChangeJobRequest.Action.Value(f"ACTION_{action}")
             request = pb.ChangeJobRequest(actor=options.who, id=job_id, action=number, rate=rate, reason=options.reason)
             job = router.call("ChangeJob", request).job
-    view = views.job_view(job)
+        view = views.job_view(job)
+        if agreed and wait and isinstance(options, Starting):
+            view = follow(router, options, job_id)
     if options.json:
         show.print_json({**view, **agreed.view})
     else:

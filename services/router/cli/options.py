@@ -12,6 +12,7 @@ import json
 import re
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
@@ -21,7 +22,8 @@ from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec, Protocol,
 import typer
 
 from libs.pb.fields import FIELDS
-from libs.text import visible
+from libs.text import plain, visible
+from services.router.cli import complete
 
 DEFAULT_ADDRESS = "127.0.0.1:7700"
 
@@ -38,6 +40,8 @@ class Exit(IntEnum):
     """The router refuses the caller: it has no valid credentials, or lacks a role."""
     SECOND_PERSON = 6
     """A second admin must approve the call."""
+    STILL_RUNNING = 7
+    """It was started and goes on: --timeout has ended the wait."""
 
 
 class CommandFailed(Exception):
@@ -48,6 +52,24 @@ class CommandFailed(Exception):
         super().__init__(message)
         self.code = code
         self.page = page
+
+
+class Patience:
+    """The time that a command waits for something it has started. It goes on when the wait ends."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        """`seconds`: 0 for no end."""
+        self._name = name
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def pause(self, seconds: float) -> None:
+        """Sleep before the next look. Raises CommandFailed at the end of the wait."""
+        left = self._end - time.monotonic()
+        if self._seconds and left <= 0:
+            what = f"{self._name} has not ended within {plain(self._seconds)} s; it goes on"
+            raise CommandFailed(what, Exit.STILL_RUNNING)
+        time.sleep(min(seconds, left) if self._seconds else seconds)
 
 
 class Output(StrEnum):
@@ -132,6 +154,21 @@ class Common(Tls):
             help="File with your token, or with the token that all operators share.",
         ),
     ] = None
+    system: Annotated[
+        str,
+        typer.Option(
+            "--context",
+            envvar="BATON_CONTEXT",
+            metavar="NAME",
+            help="A system from `baton context`.",
+            autocompletion=complete.contexts,
+        ),
+    ] = ""
+
+    @property
+    def place(self) -> str:
+        """The system that the command goes to."""
+        return f"{self.system} ({self.address})" if self.system else self.address
 
 
 @dataclass(frozen=True)
@@ -160,6 +197,27 @@ class Changing(Acting):
 
     dry_run: DryRun = False
     yes: Yes = False
+
+
+@dataclass(frozen=True)
+class Starting(Changing):
+    """Options of a command that starts something which takes time, and can wait for its end."""
+
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="With --wait: wait at most this long, then exit with 7.")
+    ] = 0.0
+
+    def patience(self, name: str) -> Patience:
+        return Patience(name, self.timeout)
+
+
+@dataclass(frozen=True)
+class Moving(Starting):
+    """Options of a command after which records move."""
+
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until all buckets are where they should be, and show progress.")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -205,7 +263,7 @@ def _keys(message: str) -> str:
     return SETTING_KEYS if message == "Setting" else FIELDS[f"baton.control.v1.{message}"]
 
 
-GLOBAL = ("output", "address", "token_file")
+GLOBAL = ("output", "address", "token_file", "system")
 """Options of `Common` that may stand before the verb."""
 
 C = TypeVar("C", bound=Shown)
@@ -215,10 +273,10 @@ P = ParamSpec("P")
 def with_globals(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
     """Fill in the options that were given before the verb and not after it."""
     given: dict[str, Any] = context.find_root().obj or {}
-    return {name: given.get(name, value) if _by_default(context, name) else value for name, value in values.items()}
+    return {name: given.get(name, value) if by_default(context, name) else value for name, value in values.items()}
 
 
-def _by_default(context: typer.Context, name: str) -> bool:
+def by_default(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is None or source.name != "COMMANDLINE"
 
@@ -279,11 +337,16 @@ def _expanded(function: Callable[..., None], options: type[C]) -> Callable[..., 
     @functools.wraps(function)
     def run(context: typer.Context, **values: Any) -> None:
         values = with_globals(context, values)
-        common = options(**{name: values.pop(name) for name in names})
+        as_json = values.get("output") is Output.JSON
         try:
+            if "system" in values:
+                from services.router.cli.contexts import fill_in
+
+                values = fill_in(context, values)
+            common = options(**{name: values.pop(name) for name in names})
             function(common, **values)
         except CommandFailed as error:
-            raise fail(error, as_json=common.json) from None
+            raise fail(error, as_json=as_json) from None
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 
@@ -308,7 +371,8 @@ def agree(options: Asks, effects: Sequence[str]) -> Agreed:
     asks = not options.dry_run and not options.yes
     if not options.json or (asks and sys.stdin.isatty()):
         head = "would happen" if options.dry_run else "will happen"
-        typer.echo("\n".join([f"This {head}:", *(f"  {visible(effect)}" for effect in effects)]), err=True)
+        where = f" at {options.place}" if isinstance(options, Common) and options.system else ""
+        typer.echo("\n".join([f"This {head}{where}:", *(f"  {visible(effect)}" for effect in effects)]), err=True)
     if options.dry_run:
         if not options.json:
             typer.echo("Dry run: nothing was changed.", err=True)

@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
 def status(
     options: Common,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Repeat every second until interrupted.")] = False,
+    as_line: Annotated[bool, typer.Option("--plain", help="One line of key=value, for a log.")] = False,
 ) -> None:
     """Show phase, split, lag, jobs and the cost of a rollback.
 
@@ -59,6 +60,7 @@ def status(
       clients: those that call A directly or with an old schema version,
         list of name at schema_version calls idle_seconds
       flags: list of {Flag}
+      context: the name of the system, or ""
     null is "not known". With --watch, JSON is one object a line, with the key
     error while no router answers. A pipe gets one line a second.
     """
@@ -68,16 +70,26 @@ def status(
 
     with control(options) as router:
         if watch:
-            _watch(router, options)
+            _watch(router, options, as_line=as_line)
             return
         view = views.status_view(router.call("GetStatus", pb.GetStatusRequest()))
     if options.json:
-        show.print_json(view)
+        show.print_json(view | {"context": options.system})
+    elif as_line:
+        print(_plain(view, options))
     else:
+        if options.system:
+            show.show(f"context {options.place}")
         show.show(show.status_screen(view))
 
 
-def _watch(router: Control, options: Common) -> None:
+def _plain(view: Any, options: Common) -> str:
+    from services.router.cli.plain import plain_line
+
+    return visible(plain_line(view, options.place), keep="")
+
+
+def _watch(router: Control, options: Common, *, as_line: bool) -> None:
     """Show the status until interrupted: one screen at a terminal, one line each elsewhere.
 
     While no router answers, show the error and retry.
@@ -90,13 +102,14 @@ def _watch(router: Control, options: Common) -> None:
     if options.json:
         _follow(
             router,
-            lambda status: show.print_json(views.status_view(status)),
+            lambda status: show.print_json(views.status_view(status) | {"context": options.system}),
             lambda error: show.print_json({"error": {"message": str(error)}}),
         )
-    elif not sys.stdout.isatty():
+    elif as_line or not sys.stdout.isatty():
+        one_line = (lambda view: _plain(view, options)) if as_line else show.status_line
         _follow(
             router,
-            lambda status: _line(show.status_line(views.status_view(status))),
+            lambda status: _line(one_line(views.status_view(status))),
             lambda error: _line(str(error)),
         )
     else:

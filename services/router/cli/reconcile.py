@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.router.cli.jobs import NewJob, run_job
-from services.router.cli.options import Changing, CommandFailed, Exit, command
+from services.router.cli.options import CommandFailed, Exit, Starting, command
 from services.router.core.effects import of_reconcile
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ KINDS = {
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "reconcile", Changing)(reconcile)
-    command(app, "validate", Changing)(validate)
+    command(app, "reconcile", Starting)(reconcile)
+    command(app, "validate", Starting)(validate)
 
 
 def reconcile(
-    options: Changing,
+    options: Starting,
     repair: Annotated[
         bool, typer.Option("--repair/--no-repair", help="Copy MISSING and STALE records from their owner.")
     ] = True,
@@ -84,7 +84,7 @@ def reconcile(
 
 
 def validate(
-    options: Changing,
+    options: Starting,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until it has finished, and show progress.")
     ] = True,

@@ -9,7 +9,7 @@ import typer
 
 from services.router.cli.inputs import parse_store
 from services.router.cli.jobs import RATE_HELP, NewJob, parse_rate, run_job
-from services.router.cli.options import Changing, CommandFailed, Exit, command
+from services.router.cli.options import CommandFailed, Exit, Starting, command
 from services.router.core.effects import STORE_NAMES, of_seizure
 
 Lost = Annotated[str, typer.Argument(metavar="STORE", help="The lost store: service_layer (B) or simple_mcp (A).")]
@@ -38,12 +38,12 @@ NAMES = STORE_NAMES
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "recover", Changing)(recover)
-    command(app, "seize", Changing)(seize)
+    command(app, "recover", Starting)(recover)
+    command(app, "seize", Starting)(seize)
 
 
 def recover(
-    options: Changing,
+    options: Starting,
     store: Lost,
     confirm: Confirm = "",
     rate: Annotated[str, typer.Option(metavar="N", help=RATE_HELP)] = "0",
@@ -89,7 +89,7 @@ def recover(
 
 
 def seize(
-    options: Changing,
+    options: Starting,
     store: Lost,
     confirm: Confirm = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it is done, and show progress.")] = False,
@@ -120,7 +120,7 @@ def _accepted(effects: list[str], *, adopt_control: bool, accept_gap: bool) -> d
     return {name: "true" for name, is_given in given.items() if is_given}
 
 
-def _confirmed(options: Changing, name: str, effects: list[str], confirm: str) -> str:
+def _confirmed(options: Starting, name: str, effects: list[str], confirm: str) -> str:
     """Return the lost store's name, typed by the operator. Raises CommandFailed (usage)."""
     if options.dry_run:
         return confirm
@@ -137,7 +137,7 @@ def _confirmed(options: Changing, name: str, effects: list[str], confirm: str) -
     return confirm
 
 
-def _stake(options: Changing, lost: str) -> tuple[int | None, int | None]:
+def _stake(options: Starting, lost: str) -> tuple[int | None, int | None]:
     """Return the numbers of records and changes at stake, as last reported by the store."""
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli.client import control

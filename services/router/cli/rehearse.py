@@ -6,27 +6,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.router.cli.options import Changing, CommandFailed, Exit, agree, command
+from services.router.cli import complete
+from services.router.cli.options import CommandFailed, Exit, Moving, Starting, agree, command
 from services.router.core.phase import IllegalMove, begin_rehearsal
 
 if TYPE_CHECKING:
     from services.router.cli.client import Control
+    from services.router.cli.views import View
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "rehearse", Changing)(rehearse)
-    command(app, "rollback", Changing)(rollback)
+    command(app, "rehearse", Starting)(rehearse)
+    command(app, "rollback", Moving)(rollback)
 
 
 def rehearse(
-    options: Changing,
+    options: Starting,
     buckets: Annotated[int, typer.Option(min=1, max=64, help="Number of buckets to move there and back.")] = 4,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the result, and show progress.")] = True,
 ) -> None:
     """Move live buckets to the other store and back, under traffic, and measure it.
 
     \b
     JSON keys: passed note finished_time buckets records there_seconds
       back_seconds calls errors handoffs dry_run effects
+      job, with --no-wait: its id
     Exits with 1 if it failed: buckets did not arrive in time, or calls on
     them failed. The gate "rehearsal" reads its result and age. It is a job:
     if it is paused or cancelled, its buckets return.
@@ -49,7 +53,11 @@ def rehearse(
             request = pb.StartRehearsalRequest(
                 actor=options.who, reason=options.reason, buckets=buckets, generation=status.setting.generation
             )
-            job = follow(router, options, router.call("StartRehearsal", request).job.id)
+            started = router.call("StartRehearsal", request).job.id
+            if not wait:
+                _say_started(options, started, agreed.view)
+                return
+            job = follow(router, options, started)
             result = pb.Rehearsal(id=job["id"], actor=job["actor"], **job["report"])
             view = {**views.view_of(result), "finished_time": job["end_time"]}
     if options.json:
@@ -60,13 +68,33 @@ def rehearse(
         raise CommandFailed("the rehearsal failed")
 
 
+def _say_started(options: Starting, job: str, plan: View) -> None:
+    from services.router.cli import show
+
+    if options.json:
+        show.print_json({"job": job, **plan})
+    else:
+        show.show(f"{job} runs: baton jobs show {job}")
+
+
 def rollback(
-    options: Changing,
+    options: Moving,
     to: Annotated[
-        str | None, typer.Argument(metavar="[PHASE]", help="An earlier phase, to roll back everything.")
+        str | None,
+        typer.Argument(
+            metavar="[PHASE]",
+            help="An earlier phase, to roll back everything.",
+            autocompletion=complete.earlier_phases,
+        ),
     ] = None,
     op: Annotated[
-        str | None, typer.Option("--op", metavar="OPERATION", help="One operation: create, get, list, update, delete.")
+        str | None,
+        typer.Option(
+            "--op",
+            metavar="OPERATION",
+            help="One operation: create, get, list, update, delete.",
+            autocompletion=complete.operations,
+        ),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="With --op: let it follow canary and phase again.")] = False,
 ) -> None:
@@ -97,7 +125,7 @@ def rollback(
     _rollback_operation(options, op, undo)
 
 
-def _rollback_operation(options: Changing, operation: str, undo: bool) -> None:
+def _rollback_operation(options: Moving, operation: str, undo: bool) -> None:
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.cli import show, views
     from services.router.cli.client import control

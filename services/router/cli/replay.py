@@ -10,17 +10,17 @@ from libs.text import plain
 from services.router.cli.events import NAME_HELP, START_HELP
 from services.router.cli.inputs import parse_start, parse_store
 from services.router.cli.jobs import RATE_HELP, NewJob, follow, parse_rate, run_job
-from services.router.cli.options import Changing, command
+from services.router.cli.options import Starting, command
 
 _UNSIGNED_HELP = "Apply events without a right code, too, if they are older than event_auth = require. Journaled."
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "replay", Changing)(replay)
+    command(app, "replay", Starting)(replay)
 
 
 def replay(
-    options: Changing,
+    options: Starting,
     to: Annotated[str, typer.Option("--to", metavar="STORE", help="service_layer (B) or simple_mcp (A).")],
     start: Annotated[str, typer.Option("--from", metavar="START", help=START_HELP)],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help=NAME_HELP)] = "",
@@ -69,7 +69,7 @@ def replay(
     run_job(options, new, effects, wait=wait)
 
 
-def _preview(options: Changing, new: NewJob) -> None:
+def _preview(options: Starting, new: NewJob) -> None:
     """Run the dry run, itself a job, and show its result."""
     from services.router.cli import show
     from services.router.cli.client import control
