@@ -23,7 +23,6 @@ from typing import Any
 from playwright.async_api import Browser, Page, async_playwright
 
 from libs.proving.servers.locate import chromium
-from libs.proving.servers.ports import free_port
 from libs.proving.trial.load import Load, LoadPlan
 from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
@@ -163,9 +162,8 @@ async def run() -> None:
     for folder in (ALL, WORK):
         shutil.rmtree(folder, ignore_errors=True)
     ALL.mkdir(parents=True)
-    address = f"127.0.0.1:{free_port()}"
-    settings = {"console": address, "rollback_pause_seconds": "0", "owner_patience_seconds": "0.5"}
-    world = World.embedded(WORK, OLD_DATABASE, Size(http=True, router_settings=(settings,)))
+    settings = {"rollback_pause_seconds": "0", "owner_patience_seconds": "0.5"}
+    world = World.embedded(WORK, OLD_DATABASE, Size(http=True, console=True, router_settings=(settings,)))
     load = Load(LoadPlan(clients=6, calls_per_second=60, retry_seconds=3.0), world.routers, WORK / "evidence")
     async with (
         world.running(),
@@ -174,7 +172,7 @@ async def run() -> None:
         async_playwright() as driver,
     ):
         browser = await driver.chromium.launch(executable_path=chromium())
-        await play(world, walk, Camera(browser, address, world.operator_token))
+        await play(world, walk, Camera(browser, world.consoles[0], world.operator_token))
         await browser.close()
 
 

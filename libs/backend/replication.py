@@ -33,7 +33,7 @@ from libs.backend.lost_rows import lost_rows
 from libs.backend.pages import page_of
 from libs.backend.parked import ParkedMethods
 from libs.backend.scopes import limited, scope_of
-from libs.backend.status import count_aside, count_feed, locks_to_pb
+from libs.backend.status import count_aside, count_feed, locks_to_pb, pools_to_pb
 from libs.backend.write_locks import WriteLocks
 from libs.contract.descriptors import Contract
 from libs.contract.operations import CallContext, List, Operations, item_of
@@ -186,6 +186,7 @@ class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
                 event_keys_trouble=self._feed.arrivals.auth.trouble,
             ),
             vitals=vitals(facts.gauges),
+            pools=pools_to_pb(self._ports.pools),
         )
         if facts.locks is not None:
             answer.locks.CopyFrom(locks_to_pb(facts.process, facts.locks))

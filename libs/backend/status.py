@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from libs.locks.measured import MeasuredLocks
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.store.aside import Aside
+from libs.store.connections import PoolState
 from libs.store.port import FeedState
 
 
@@ -20,6 +23,10 @@ def locks_to_pb(process: str, locks: MeasuredLocks) -> pb.Locks:
         outcomes=locks.outcomes,
         waits=locks.waits,
     )
+
+
+def pools_to_pb(pools: Sequence[PoolState]) -> list[pb.Pool]:
+    return [pb.Pool(name=one.name, in_use=one.in_use, size=one.size, waiting=one.waiting) for one in pools]
 
 
 def count_feed(message: pb.Feed, state: FeedState) -> None:

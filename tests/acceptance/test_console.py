@@ -11,7 +11,6 @@ import pytest
 
 from libs.proving.servers import locate
 from libs.proving.servers.errors import ServerMissing
-from libs.proving.servers.ports import free_port
 from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
 from tests.contracts.identity_adapters import write
@@ -116,10 +115,10 @@ async def opened(browser: Browser, address: str, token: str, size: Any, scheme: 
 
 
 async def test_an_operator_steers_a_migration_from_the_page(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_port()}"
     secret = write(tmp_path / "secret", "a secret that seals the sessions")
-    settings = {"console": address, "console_secret_file": str(secret)}
-    world = World.embedded(tmp_path / "world", size=Size(router_settings=(settings,)))
+    settings = {"console_secret_file": str(secret)}
+    world = World.embedded(tmp_path / "world", size=Size(console=True, router_settings=(settings,)))
+    address = world.consoles[0]
     async with (
         world.running(),
         Walk.open(world.controls, "bob", world.operator_token) as walk,

@@ -11,9 +11,9 @@ from libs.identity.principal import ANONYMOUS, Principal, Role
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1 import events_pb2
 from libs.pb.baton.record.v1 import record_pb2
-from services.router.web.render import for_operator, sections
+from services.router.web.render import for_operator, render, sections
 from services.router.web.session import Session
-from services.router.web.view import buckets, gates, journal, phases, stores, words, work
+from services.router.web.view import buckets, differences, gates, journal, phases, stores, words, work
 from services.router.web.view.page import SECTIONS, Answers, context
 
 A, B = record_pb2.STORE_A, record_pb2.STORE_B
@@ -162,6 +162,16 @@ def test_rates_are_shown_by_operation_with_the_busiest_first() -> None:
     ]
 
 
+def test_connections_that_are_waited_for_are_shown() -> None:
+    found = status()
+    found.stores[1].pool_in_use, found.stores[1].pool_size, found.stores[1].pool_waiting = 20, 20, 3
+    pool = next(row for row in stores.stores(found, {}).rows if row.label == "pool")
+    assert [(cell.text, cell.note, cell.tone) for cell in pool.cells] == [
+        (words.NOT_KNOWN, "", ""),
+        ("20", "of 20, 3 wait", "warn"),
+    ]
+
+
 def test_the_sparkline_ends_at_the_right_and_marks_faults() -> None:
     line = stores.spark([10, 20, 0], [0, 5, 0])
     assert line.points == "87,12.0 88,0.0 89,24.0"
@@ -215,6 +225,21 @@ def test_a_job_offers_what_its_state_allows(state: pb.Job.State.ValueType, actio
     view = work.job(pb.Job(id="backfill-1", state=state, done=250, total=1000, rate=50, eta_seconds=15))
     assert (view.actions, view.share) == (actions, 25.0)
     assert (view.rate, view.eta) == (("50", "15 s") if state == pb.Job.STATE_RUNNING else ("", ""))
+
+
+def test_an_example_of_a_difference_shows_values_request_and_answers_and_escapes_them() -> None:
+    difference = pb.ShadowDifference(operation="get", key=HOSTILE, fields=["spec.image"])
+    difference.one.store, difference.other.store = A, B
+    found = pb.DifferenceExample(id="7", difference=difference, router="r2", request=HOSTILE, one=HOSTILE, other="{}")
+    found.values.add(path="spec.image", one=HOSTILE, other='"debian:13"')
+    html = render("difference.html", {"title": "Difference", "example": differences.example(found)})
+    assert "<script" not in html and "\u202e" not in html
+    for text in ("spec.image", "found by r2", "Request", "Answer of A", "Answer of B", "debian:13"):
+        assert text in html, text
+    answers = Answers(
+        {"GetShadow": pb.GetShadowResponse(), "ListDifferences": pb.ListDifferencesResponse(examples=[found])}
+    )
+    assert "/console/difference/7" in shown(status(), answers)["differences"]
 
 
 def test_an_entry_of_the_journal_shows_before_and_after() -> None:

@@ -59,6 +59,8 @@ class Size:
     """Settings of the first router, the second one and so on; routers beyond them have the default settings."""
     http: bool = False
     """Serve clients over HTTP too."""
+    console: bool = False
+    """Routers serve the operators' page."""
     secure: bool = False
     """TLS on every leg, tokens, signed events."""
     xds: bool = False
@@ -93,6 +95,8 @@ class Node:
     """xDS address for clients; "" if it has no such listener."""
     metrics: str = ""
     """Address of its metrics; "" if it serves none."""
+    console: str = ""
+    """Address of the operators' page; "" if it serves none."""
 
 
 @dataclass(slots=True)
@@ -192,6 +196,11 @@ class World:
     def http_routers(self) -> list[str]:
         """HTTP addresses for clients; empty strings without HTTP."""
         return [node.http for name, node in self.nodes.items() if name.startswith("router")]
+
+    @property
+    def consoles(self) -> list[str]:
+        """Addresses of the operators' page; empty strings without it."""
+        return [node.console for name, node in self.nodes.items() if name.startswith("router")]
 
     @property
     def public_stores(self) -> list[str]:
@@ -390,6 +399,8 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
         settings["control" if service == "router" else "internal"] = private
         settings["http"] = http = f"127.0.0.1:{free_port()}" if size.http else ""
         arguments = ["--workers", str(size.workers)] if service == "router" and size.workers > 1 else []
+        if console := f"127.0.0.1:{free_port()}" if size.console and service == "router" else "":
+            settings["console"] = console
         if xds := f"127.0.0.1:{free_port()}" if size.xds and service == "router" else "":
             settings["xds"] = xds
         settings["metrics"] = metrics = f"127.0.0.1:{free_port()}" if size.metrics else ""
@@ -400,7 +411,7 @@ def _nodes(directory: Path, servers: Servers, size: Size, secured: Secured | Non
             cwd=PROJECT_ROOT,
             env=_environment(prefix, settings),
         )
-        nodes[name] = Node(name, public, private, ServerProcess(command), http, xds, metrics)
+        nodes[name] = Node(name, public, private, ServerProcess(command), http, xds, metrics, console)
     return nodes
 
 

@@ -199,6 +199,10 @@ class StatusMethods:
             answer.public_auth_optional = status.public_auth_optional
             if status.HasField("certificate"):
                 answer.certificate.CopyFrom(status.certificate)
+            if status.pools:
+                answer.pool_in_use = sum(pool.in_use for pool in status.pools)
+                answer.pool_size = sum(pool.size for pool in status.pools)
+                answer.pool_waiting = sum(pool.waiting for pool in status.pools)
             answer.feed_read = status.feed.read
             answer.feed_applied = status.feed.applied
             answer.feed_old = status.feed.old

@@ -40,7 +40,7 @@ from services.router.web.session import (
     set_cookie,
 )
 from services.router.web.verbs import VERBS, agreed, result
-from services.router.web.view import journal
+from services.router.web.view import differences, journal
 from services.router.web.view.page import context
 
 FORM_BYTES = 16 * 1024
@@ -119,6 +119,7 @@ class Console:
                 Route(f"{PATH}/plan/{{verb}}", self._guarded(self._plan), methods=["POST"]),
                 Route(f"{PATH}/do/{{verb}}", self._guarded(self._do), methods=["POST"]),
                 Route(f"{PATH}/record", self._guarded(self._record)),
+                Route(f"{PATH}/difference/{{id}}", self._guarded(self._difference)),
                 Route(f"{PATH}/journal/{{generation:int}}", self._guarded(self._entry)),
                 *assets,
             ]
@@ -197,6 +198,12 @@ class Console:
         visit = await self._visit(request)
         name = request.query_params.get("name", "").strip()
         return HTMLResponse(render("record.html", await records.context(visit.caller, name)))
+
+    async def _difference(self, request: Request) -> Response:
+        visit = await self._visit(request)
+        found = await visit.caller.call("GetDifference", pb.GetDifferenceRequest(id=request.path_params["id"]))
+        values = {"title": "Difference", "example": differences.example(found.example)}
+        return HTMLResponse(render("difference.html", values))
 
     async def _entry(self, request: Request) -> Response:
         visit = await self._visit(request)

@@ -22,6 +22,7 @@ async def read(caller: Caller, earlier: Answers | None = None, seconds: float = 
     questions: dict[str, Any] = {
         "ListLimits": pb.ListLimitsRequest(),
         "GetShadow": pb.GetShadowRequest(),
+        "ListDifferences": pb.ListDifferencesRequest(),
         "ListJobs": pb.ListJobsRequest(),
         "ListJournal": pb.ListJournalRequest(limit=JOURNAL_ENTRIES),
         "GetLedger": pb.GetLedgerRequest(),

@@ -41,6 +41,7 @@ OLD_DATABASE = Path(__file__).parent / "old_simple_mcp.db"
 OLD_HOT_NAMES = 8
 SIZE = Size(
     http=True,
+    console=True,
     router_settings=(
         {
             "rollback_seconds": f"{ROLLBACK_SECONDS}",
@@ -143,7 +144,7 @@ def _make_room(plan: DemoPlan) -> None:
 async def _world(plan: DemoPlan, screen: Screen) -> AsyncIterator[World]:
     """Start all servers; stop them at the end."""
     with ExitStack() as resources:
-        size = replace(SIZE, secure=plan.secure)
+        size = replace(SIZE, secure=plan.secure, console=not plan.secure)
         if plan.stack == "real":
             screen.begin_step("starting Kafka, PostgreSQL and Redis")
             secured = Secured.make(plan.directory.resolve() / "secured") if plan.secure else None
@@ -201,7 +202,8 @@ def _load(plan: DemoPlan, world: World, old: Sequence[Held]) -> Load:
 def _invitation(world: World, load: Load) -> str:
     http = world.http_routers[0]
     if world.secured is None:
-        return f"  try it while it runs: curl http://{http}/v1/sandboxes?pageSize=3, or open http://{http}/"
+        page = f"open http://{world.consoles[0]}/console, with the token in {world.directory / 'token'}"
+        return f"  try it while it runs: curl http://{http}/v1/sandboxes?pageSize=3, or steer it: {page}"
     token = world.secured.directory / "client-token"
     write(token, load.access[0].token.encode(), OWNER_ONLY)
     shown = f'--cacert {world.secured.authority.file} -H "Authorization: Bearer $(cat {token})"'

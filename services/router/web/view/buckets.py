@@ -52,6 +52,8 @@ class Canary:
     wanted_width: float
     actual_width: float
     """As lengths of 100."""
+    cohorts: Sequence[tuple[str, str, str]]
+    """Name, rule and percentage of each cohort."""
     walk: str
     """The step of the plan and the reason for waiting; "" without a plan."""
     walk_runs: bool
@@ -99,7 +101,7 @@ def _totals(segments: Sequence[Segment]) -> list[tuple[str, str, int]]:
 def canary(status: pb.GetStatusResponse) -> Canary:
     at_b = status.permille_at_b if status.HasField("permille_at_b") else None
     wanted = status.setting.canary_permille
-    walk = status.canary_auto
+    walk, cohorts = status.canary_auto, status.setting.cohorts
     step = f"step {walk.done} of {walk.total}: {walk.note}" if walk.total else ""
     return Canary(
         is_open=status.setting.phase == pb.PHASE_DUAL_WRITE,
@@ -107,6 +109,7 @@ def canary(status: pb.GetStatusResponse) -> Canary:
         actual=percent(at_b),
         wanted_width=wanted / 10,
         actual_width=(at_b or 0) / 10,
+        cohorts=[(one.name, one.names or f"account {one.account}", percent(one.permille)) for one in cohorts],
         walk=step,
         walk_runs=walk.running,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -25,6 +25,20 @@ class DifferenceView:
     fields: Sequence[str]
     sides: Sequence[str]
     waited: str
+    id: str = ""
+    """Of the example with request and answers; "" if there is none."""
+    router: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A difference with its evidence. Secrets are hidden by the API."""
+
+    difference: DifferenceView
+    values: Sequence[tuple[str, str, str]]
+    """Path, and the value on both sides."""
+    texts: Sequence[tuple[str, str]]
+    """Title and JSON of the request and of both answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +69,8 @@ class Repair:
     """Kind, key, version at A, version at B, repaired."""
 
 
-def compared(found: pb.GetShadowResponse) -> Compared:
+def compared(found: pb.GetShadowResponse, examples: Sequence[pb.DifferenceExample] = ()) -> Compared:
+    """`found`: counts and latest differences of this router. `examples`: of all routers, in place of the latter."""
     total = found.total
     numbers = [
         (label, getattr(total, label)) for label in ("match", "stale", "mismatch", "missing", "error", "dropped")
@@ -66,7 +81,7 @@ def compared(found: pb.GetShadowResponse) -> Compared:
         found.setting.shadow_same,
         [(label, count(number), share(number, total.compared)) for label, number in numbers],
         [(name, count(number)) for name, number in fields.most_common()],
-        [_difference(one) for one in found.differences[:MOST_ROWS]],
+        [_example(one) for one in examples[:MOST_ROWS]] or [_difference(one) for one in found.differences[:MOST_ROWS]],
     )
 
 
@@ -79,6 +94,23 @@ def _difference(found: pb.ShadowDifference) -> DifferenceView:
         list(found.fields),
         [_side(found.one), _side(found.other)],
         duration(found.waited_seconds),
+    )
+
+
+def _example(found: pb.DifferenceExample) -> DifferenceView:
+    return replace(_difference(found.difference), id=found.id, router=found.router)
+
+
+def example(found: pb.DifferenceExample) -> Example:
+    texts = [
+        ("Request", found.request),
+        (f"Answer of {store(found.difference.one.store)}", found.one),
+        (f"Answer of {store(found.difference.other.store)}", found.other),
+    ]
+    return Example(
+        _example(found),
+        [(one.path, one.one, one.other) for one in found.values],
+        [(title, text) for title, text in texts if text],
     )
 
 

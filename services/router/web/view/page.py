@@ -61,6 +61,7 @@ def context(status: pb.GetStatusResponse, answers: Answers, now: float) -> Mappi
     """`now`: UNIX time in seconds."""
     limits = {one.name: one.value for one in answers.get("ListLimits", pb.ListLimitsResponse()).limits}
     shadow = answers.get("GetShadow", None)
+    examples = answers.get("ListDifferences", pb.ListDifferencesResponse()).examples
     ledger = answers.get("GetLedger", pb.GetLedgerResponse())
     return {
         "head": phases.head(status, now),
@@ -72,7 +73,7 @@ def context(status: pb.GetStatusResponse, answers: Answers, now: float) -> Mappi
         "cost": gates.cost(status.rollback_cost),
         "switches": gates.switches(status.flags),
         "lost_stores": [STORE_NAMES[store(one.store)] for one in status.stores if not one.reachable],
-        "compared": differences.compared(shadow) if shadow is not None else None,
+        "compared": differences.compared(shadow, examples) if shadow is not None else None,
         "compared_trouble": answers.trouble("GetShadow"),
         "repair": differences.repair(answers.comparison) if answers.comparison is not None else None,
         "jobs": work.jobs(answers.get("ListJobs", pb.ListJobsResponse()).jobs),

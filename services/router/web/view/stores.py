@@ -123,7 +123,12 @@ def _rows(
         row("outbox", _outbox, "events that the log does not have yet"),
         row("lag", _lag, "events of the other store that this one has not applied yet"),
         row("parked", _parked, "events that the store could not apply"),
-        row("waiting", lambda one: Cell(count(one.waiting), tone="warn" if one.waiting else "")),
+        row("pool", _pool, "database connections of the store's process that answered"),
+        row(
+            "waiting",
+            lambda one: Cell(count(one.waiting), tone="warn" if one.waiting else ""),
+            "calls that wait for the store",
+        ),
     ]
 
 
@@ -148,6 +153,14 @@ def _outbox(status: pb.StoreStatus) -> Cell:
     entries = _known(status, "outbox_entries")
     note = f"oldest {duration(status.outbox_oldest_seconds)}" if entries else ""
     return Cell(count(entries), note=f"{status.set_aside} set aside" if status.set_aside else note)
+
+
+def _pool(status: pb.StoreStatus) -> Cell:
+    size = _known(status, "pool_size")
+    if size is None:
+        return Cell(NOT_KNOWN)
+    waits = f", {count(status.pool_waiting)} wait" if status.pool_waiting else ""
+    return Cell(count(status.pool_in_use), note=f"of {count(size)}{waits}", tone="warn" if waits else "")
 
 
 def _lag(status: pb.StoreStatus) -> Cell:

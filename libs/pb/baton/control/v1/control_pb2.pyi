@@ -969,6 +969,9 @@ class StoreStatus(_message.Message):
     PUBLIC_AUTH_OPTIONAL_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     PASSED_ON_FIELD_NUMBER: _builtins.int
+    POOL_IN_USE_FIELD_NUMBER: _builtins.int
+    POOL_SIZE_FIELD_NUMBER: _builtins.int
+    POOL_WAITING_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     reachable: _builtins.bool
     serving: _builtins.bool
@@ -1009,6 +1012,12 @@ class StoreStatus(_message.Message):
     """Setting public_auth_optional of that process: callers without credentials are served as "anonymous"."""
     passed_on: _builtins.int
     """Direct calls that the store's processes have passed on to routers since this router has known them."""
+    pool_in_use: _builtins.int
+    """Database connections of the store's process that answered: in use, at most, and requests that wait for one. Absent
+    if the store has no pool.
+    """
+    pool_size: _builtins.int
+    pool_waiting: _builtins.int
     @_builtins.property
     def certificate(self) -> _telemetry_pb2.Certificate:
         """TLS files of the store's process that answered. Absent without TLS."""
@@ -1045,10 +1054,13 @@ class StoreStatus(_message.Message):
         public_auth_optional: _builtins.bool = ...,
         certificate: _telemetry_pb2.Certificate | None = ...,
         passed_on: _builtins.int = ...,
+        pool_in_use: _builtins.int | None = ...,
+        pool_size: _builtins.int | None = ...,
+        pool_waiting: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "certificate", b"certificate", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "records", b"records", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_pool_in_use", b"_pool_in_use", "_pool_size", b"_pool_size", "_pool_waiting", b"_pool_waiting", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "certificate", b"certificate", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "pool_in_use", b"pool_in_use", "pool_size", b"pool_size", "pool_waiting", b"pool_waiting", "records", b"records", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "certificate", b"certificate", "event_auth", b"event_auth", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "passed_on", b"passed_on", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events", "_lag_seconds", b"_lag_seconds", "_outbox_entries", b"_outbox_entries", "_outbox_oldest_seconds", b"_outbox_oldest_seconds", "_owned_buckets", b"_owned_buckets", "_owned_records", b"_owned_records", "_parked", b"_parked", "_pool_in_use", b"_pool_in_use", "_pool_size", b"_pool_size", "_pool_waiting", b"_pool_waiting", "_records", b"_records", "_unauthenticated", b"_unauthenticated", "_unfilled_records", b"_unfilled_records", "backend", b"backend", "certificate", b"certificate", "event_auth", b"event_auth", "failures", b"failures", "feed_applied", b"feed_applied", "feed_old", b"feed_old", "feed_read", b"feed_read", "feed_trouble", b"feed_trouble", "lag_events", b"lag_events", "lag_seconds", b"lag_seconds", "note", b"note", "outbox_entries", b"outbox_entries", "outbox_oldest_seconds", b"outbox_oldest_seconds", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "parked", b"parked", "passed_on", b"passed_on", "pool_in_use", b"pool_in_use", "pool_size", b"pool_size", "pool_waiting", b"pool_waiting", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reachable", b"reachable", "reads", b"reads", "records", b"records", "serving", b"serving", "set_aside", b"set_aside", "store", b"store", "unauthenticated", b"unauthenticated", "unfilled_records", b"unfilled_records", "waiting", b"waiting", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lag_events: _TypeAlias = _typing.Literal["lag_events"]  # noqa: Y015
     _WhichOneofArgType__lag_events: _TypeAlias = _typing.Literal["_lag_events", b"_lag_events"]  # noqa: Y015
@@ -1064,6 +1076,12 @@ class StoreStatus(_message.Message):
     _WhichOneofArgType__owned_records: _TypeAlias = _typing.Literal["_owned_records", b"_owned_records"]  # noqa: Y015
     _WhichOneofReturnType__parked: _TypeAlias = _typing.Literal["parked"]  # noqa: Y015
     _WhichOneofArgType__parked: _TypeAlias = _typing.Literal["_parked", b"_parked"]  # noqa: Y015
+    _WhichOneofReturnType__pool_in_use: _TypeAlias = _typing.Literal["pool_in_use"]  # noqa: Y015
+    _WhichOneofArgType__pool_in_use: _TypeAlias = _typing.Literal["_pool_in_use", b"_pool_in_use"]  # noqa: Y015
+    _WhichOneofReturnType__pool_size: _TypeAlias = _typing.Literal["pool_size"]  # noqa: Y015
+    _WhichOneofArgType__pool_size: _TypeAlias = _typing.Literal["_pool_size", b"_pool_size"]  # noqa: Y015
+    _WhichOneofReturnType__pool_waiting: _TypeAlias = _typing.Literal["pool_waiting"]  # noqa: Y015
+    _WhichOneofArgType__pool_waiting: _TypeAlias = _typing.Literal["_pool_waiting", b"_pool_waiting"]  # noqa: Y015
     _WhichOneofReturnType__records: _TypeAlias = _typing.Literal["records"]  # noqa: Y015
     _WhichOneofArgType__records: _TypeAlias = _typing.Literal["_records", b"_records"]  # noqa: Y015
     _WhichOneofReturnType__unauthenticated: _TypeAlias = _typing.Literal["unauthenticated"]  # noqa: Y015
@@ -1084,6 +1102,12 @@ class StoreStatus(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__owned_records) -> _WhichOneofReturnType__owned_records | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parked) -> _WhichOneofReturnType__parked | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_in_use) -> _WhichOneofReturnType__pool_in_use | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_size) -> _WhichOneofReturnType__pool_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pool_waiting) -> _WhichOneofReturnType__pool_waiting | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__records) -> _WhichOneofReturnType__records | None: ...
     @_typing.overload

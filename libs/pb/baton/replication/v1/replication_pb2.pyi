@@ -80,6 +80,7 @@ class GetStatusResponse(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     ACCOUNT_RECORDS_FIELD_NUMBER: _builtins.int
     ADOPTS_BULK_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while the store starts, drains or is fenced. Then only this method and the recovery API answer."""
@@ -144,6 +145,10 @@ class GetStatusResponse(_message.Message):
     def certificate(self) -> _telemetry_pb2.Certificate:
         """The process's TLS files. Absent without TLS."""
 
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pool]:
+        """Pools of database connections of that process. Empty if the store needs none."""
+
     def __init__(
         self,
         *,
@@ -173,16 +178,48 @@ class GetStatusResponse(_message.Message):
         certificate: _telemetry_pb2.Certificate | None = ...,
         account_records: _builtins.int = ...,
         adopts_bulk: _builtins.bool = ...,
+        pools: _abc.Iterable[Global___Pool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "certificate", b"certificate", "connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "serves_subjects", b"serves_subjects", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "account_records", b"account_records", "adopts_bulk", b"adopts_bulk", "backend", b"backend", "certificate", b"certificate", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "account_records", b"account_records", "adopts_bulk", b"adopts_bulk", "backend", b"backend", "certificate", b"certificate", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "pools", b"pools", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__serves_subjects: _TypeAlias = _typing.Literal["serves_subjects"]  # noqa: Y015
     _WhichOneofArgType__serves_subjects: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__serves_subjects) -> _WhichOneofReturnType__serves_subjects | None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class Pool(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the pool: "requests"."""
+    in_use: _builtins.int
+    size: _builtins.int
+    """Maximum number of connections."""
+    waiting: _builtins.int
+    """Requests that wait for a connection."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        in_use: _builtins.int = ...,
+        size: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_use", b"in_use", "name", b"name", "size", b"size", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pool: _TypeAlias = Pool  # noqa: Y015
 
 @_typing.final
 class SyncDirectCallsRequest(_message.Message):
