@@ -176,7 +176,7 @@ RUNBOOKS = (
     Runbook(
         "phase-refused",
         "A change of the migration is refused",
-        reasons=("GATE_BLOCKED", "ILLEGAL_MOVE", "OUTDATED"),
+        reasons=("GATE_BLOCKED", "ILLEGAL_MOVE", "NOT_POSSIBLE", "OUTDATED"),
     ),
     Runbook("audit", "A's data must be audited", gates=("audit",), reasons=("SNAPSHOT_GONE", "NO_SCRATCH", "NOT_HERE")),
     Runbook("backfill", "A's records must be copied", gates=("backfill",)),
