@@ -122,6 +122,8 @@ def test_phases_are_flipped_when_there_are_no_flags() -> None:
         State("DUAL_WRITE", 0, hold=True),
         State("DUAL_READ", shadow_permille=5, shadow_same=True),
         State("DUAL_READ", cohorts={"staging": 500, "last": 0}),
+        State("DUAL_WRITE", 100, cohorts={"staging": 500, "last": 0}),
+        State("CUTOVER", cohorts={"staging": 1000, "last": 0}),
         State("SHADOW", hold=True, shadow_permille=1000),
         State("CUTOVER", flags={FLAGS[0]: False}),
     ],

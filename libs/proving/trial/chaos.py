@@ -44,7 +44,6 @@ SHADOWS = (0, 10, 1000)
 SHADOWED = frozenset({"SHADOW", "DUAL_WRITE", "DUAL_READ"})
 """Phases that compare reads; in others the share becomes 0."""
 COHORT_PHASES = frozenset({"DUAL_WRITE", "DUAL_READ"})
-"""Phases in which cohorts steer."""
 COHORT = "storm"
 COHORT_NAMES = "sandboxes/*"
 """Names of the storm's own cohort: its share steers every record, and the canary only buckets."""
@@ -64,7 +63,6 @@ class State:
     shadow_permille: int = 0
     shadow_same: bool = False
     cohorts: Mapping[str, int] = field(default_factory=dict)
-    """Shares by name."""
 
     @classmethod
     def of(cls, setting: pb.Setting) -> Self:
@@ -164,8 +162,10 @@ class Flip:
         if self.change == "Remove":
             return "RemoveCohort", pb.RemoveCohortRequest(actor=actor, name=self.cohort, generation=generation)
         if self.change == "Set":
-            request = pb.SetCohortRequest(actor=actor, generation=generation, permille=self.permille, name=self.cohort)
-            return "SetCohort", request
+            share = self.permille
+            return "SetCohort", pb.SetCohortRequest(
+                actor=actor, generation=generation, permille=share, name=self.cohort
+            )
         cohort = cohorts_pb2.Cohort(name=self.cohort, names=COHORT_NAMES, permille=self.permille)
         return "AddCohort", pb.AddCohortRequest(actor=actor, cohort=cohort, generation=generation)
 
@@ -231,7 +231,16 @@ def way_to(state: State, wanted: State) -> Flip | None:
             return Flip("flag", flag=name, value=wanted.flags.get(name))
     for name in state.cohorts.keys() - wanted.cohorts.keys():
         return Flip("cohort", cohort=name, change="Remove")
-    return _phase_back(state, wanted) or _shares_back(state, wanted)
+    return _cohort_back(state, wanted) or _phase_back(state, wanted) or _shares_back(state, wanted)
+
+
+def _cohort_back(state: State, wanted: State) -> Flip | None:
+    """Shares are set only where cohorts steer, and stay when CUTOVER is entered from there."""
+    for name, share in wanted.cohorts.items():
+        if state.cohorts.get(name) != share and not state.hold and state.phase in (*COHORT_PHASES, "CUTOVER"):
+            back = Flip("rollback", to="DUAL_READ")
+            return back if state.phase == "CUTOVER" else Flip("cohort", cohort=name, change="Set", permille=share)
+    return None
 
 
 def _phase_back(state: State, wanted: State) -> Flip | None:
@@ -241,19 +250,16 @@ def _phase_back(state: State, wanted: State) -> Flip | None:
         if now > then:
             return Flip("rollback", to=wanted.phase)
         return Flip("lift") if state.hold else Flip("advance", to=PHASES[now + 1])
-    if now > then:
-        return Flip("rollback", to=wanted.phase)
-    if state.hold and not wanted.hold:
+    if now <= then and state.hold and not wanted.hold:
         return Flip("lift")
-    return Flip("advance", to=PHASES[now + 1]) if now < then else None
+    if now == then:
+        return None
+    return Flip("advance", to=PHASES[now + 1]) if now < then else Flip("rollback", to=wanted.phase)
 
 
 def _shares_back(state: State, wanted: State) -> Flip | None:
     if state.canary_permille != wanted.canary_permille:
         return Flip("canary", permille=wanted.canary_permille)
-    for name, share in wanted.cohorts.items():
-        if state.cohorts.get(name) != share:
-            return Flip("cohort", cohort=name, change="Set", permille=share)
     if (state.shadow_permille, state.shadow_same) != (wanted.shadow_permille, wanted.shadow_same):
         return Flip("shadow", permille=wanted.shadow_permille, same=wanted.shadow_same)
     return None
