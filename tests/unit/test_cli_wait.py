@@ -9,8 +9,8 @@ import pytest
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.cli import changes
-from services.router.cli.changes import wait_until_settled
 from services.router.cli.options import CommandFailed, Exit, Moving, Output
+from services.router.cli.setting_change import wait_until_settled
 
 
 class Router:

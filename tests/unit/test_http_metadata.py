@@ -52,7 +52,7 @@ def test_methods_that_a_stranger_makes_up_share_one_series() -> None:
         def __init__(self) -> None:
             self.seen: list[dict[str, Any]] = []
 
-        def create_histogram(self, *_: str) -> Any:
+        def create_histogram(self, *_: str, **__: Any) -> Any:
             return self
 
         def record(self, _: float, attributes: dict[str, Any]) -> None:

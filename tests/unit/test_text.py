@@ -68,6 +68,7 @@ def test_an_event_with_hostile_content_is_shown_on_an_ascii_terminal() -> None:
         "trouble": "",
         "code": "WRONG",
         "code_trouble": HOSTILE,
+        "trace_id": "0af7651916cd43dd8448eb211c80319c",
         "bytes": 1,
         "schema_version": 2,
         "made_time": None,

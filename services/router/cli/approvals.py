@@ -141,8 +141,8 @@ def two_person(
     if word not in SWITCH:
         raise CommandFailed(f"two-person: {switch!r} is not a value: on or off", Exit.USAGE)
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli.changes import Change, plan_of
     from services.router.cli.client import control
+    from services.router.cli.setting_change import Change, plan_of
     from services.router.core.approvals import set_two_person
 
     with control(options) as router:

@@ -45,8 +45,8 @@ def list_cohorts(options: Common) -> None:
     """
     from libs.pb.baton.control.v1 import cohorts_pb2
     from services.router.cli import show, views
-    from services.router.cli.changes import plan_of
     from services.router.cli.client import control
+    from services.router.cli.setting_change import plan_of
     from services.router.core.setting_message import setting_from_pb
 
     with control(options) as router:
@@ -159,8 +159,8 @@ def _run(
 ) -> None:
     """Preview the change and make it. Raises CommandFailed."""
     from services.router.cli import views
-    from services.router.cli.changes import Change, plan_of
     from services.router.cli.client import control
+    from services.router.cli.setting_change import Change, plan_of
     from services.router.core.setting_message import setting_from_pb
 
     with control(options) as router:

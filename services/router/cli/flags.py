@@ -65,8 +65,8 @@ def set_flag(
     wanted = parse_flag(value)
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli.changes import Change, plan_of
     from services.router.cli.client import control
+    from services.router.cli.setting_change import Change, plan_of
     from services.router.core.effects import of_flag
 
     with control(options) as router:

@@ -107,8 +107,8 @@ def _change(options: Changing, to_set: dict[str, float], unset: Sequence[str]) -
 
     from libs.errors import InvalidField
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli.changes import Change, plan_of
     from services.router.cli.client import control
+    from services.router.cli.setting_change import Change, plan_of
     from services.router.core.limits import changed
     from services.router.core.phase import noted
     from services.router.core.setting_changes import changes

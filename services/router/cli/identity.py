@@ -68,8 +68,8 @@ def switch(
     from dataclasses import replace
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli.changes import Change, plan_of
     from services.router.cli.client import control
+    from services.router.cli.setting_change import Change, plan_of
     from services.router.core.phase import noted
     from services.router.core.setting_changes import changes
     from services.router.core.setting_message import setting_from_pb

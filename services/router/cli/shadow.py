@@ -57,8 +57,8 @@ def set_shadow(
     permille = parse_share(percent)
 
     from libs.pb.baton.control.v1 import control_pb2 as pb
-    from services.router.cli.changes import Change, plan_of
     from services.router.cli.client import control
+    from services.router.cli.setting_change import Change, plan_of
 
     with control(options) as router:
         planned = plan_of(router)
