@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from typer.testing import CliRunner
 
 from services.router.cli.app import app
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 
 ACTOR = "ann@host"
 LONGEST_SECONDS = 120.0

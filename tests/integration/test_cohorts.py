@@ -19,7 +19,7 @@ from libs.ownership.model import Store, bucket_of
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.core.cohorts import share_buckets
 from services.router.core.phase import Phase
 from tests.commands import answer, baton

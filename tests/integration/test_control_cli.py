@@ -13,7 +13,8 @@ import pytest
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.cli.client import control
-from services.router.cli.options import CommandFailed, Common, Exit
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Common
 from services.router.core.phase import Phase
 from services.router.flows.jobs.backfill import TO_B
 from services.router.flows.steering.migration import Decision

@@ -15,7 +15,7 @@ import pytest
 from libs.eventlog.codes import Codes
 from libs.eventlog.key_ring import KeyRing
 from libs.ownership.model import Store
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.core.phase import Phase
 from services.router.features.shared import Feature
 from services.router.flows.steering.migration import Decision

@@ -23,7 +23,7 @@ from libs.ownership.terms import TERMS_TYPE
 from libs.ownership.wire import event_of
 from libs.store.port import FeedStep, Parked, Position
 from libs.tasks import Loop
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.core.jobs import Job
 from services.router.flows.feed import relay as flows_relay
 from services.router.flows.feed.relay import EVENT_TYPE, HEARTBEAT_TYPE, Relay

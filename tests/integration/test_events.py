@@ -18,7 +18,7 @@ from libs.ownership.wire import event_of
 from libs.pb.baton.control.v1 import events_pb2
 from libs.pb.baton.record.v1 import record_pb2
 from libs.store.port import FeedStep, Parked, Position
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.flows.feed import events as flows_events
 from services.router.flows.feed.events import MAX_CONTENTS, LogEvents, Question
 from tests.commands import baton

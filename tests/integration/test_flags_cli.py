@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.flows.steering.migration import Decision
 from tests.commands import answer, baton
 from tests.system.control import ControlledSystem, running_controlled_system

@@ -15,7 +15,7 @@ from libs.eventlog.port import EventLog, LogReader
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1 import recovery_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as rpb
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.core.gates import Verdict, check
 from services.router.core.jobs import Job, JobState
 from services.router.flows.feed.adopted_logs import ADOPTED, AdoptedLogs

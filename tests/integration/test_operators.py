@@ -26,7 +26,7 @@ from libs.rpc.errors import reason_of
 from libs.settings import WrongSetting
 from libs.tls.process import ClientTls
 from services.router.api.roles import ELEVATED, ROLES
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.features.operators import open_operators
 from services.router.features.router import open_router
 from services.router.settings import RouterSettings

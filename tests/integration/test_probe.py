@@ -13,7 +13,7 @@ from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.core.phase import Phase
 from services.router.flows.steering.migration import Decision
 from services.router.flows.steering.probe import NAMES, Probe, ProbePlan, ProbeUnderWay

@@ -13,7 +13,7 @@ from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.control.memory import MemoryControlStore
 from services.router.core.differences import Compared, Findings
 from services.router.core.evidence import Evidence

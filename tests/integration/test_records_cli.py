@@ -13,7 +13,7 @@ from libs.ownership.model import Record, Row, Store, Version
 from libs.pb.sandbox.v1.sandbox_pb2 import Sandbox
 from libs.pb.sandbox.v1.sandbox_service_pb2 import GetSandboxRequest, ListSandboxesRequest
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.flows.feed.repair import REPAIRED
 from tests.commands import answer, baton
 from tests.integration.test_write_ledger import SANDBOXES

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from libs.ownership.model import Store
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.control.port import JournalEntry
 from services.router.core.canary import EXAMPLE
 from services.router.core.phase import Phase

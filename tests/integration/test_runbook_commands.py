@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from libs.ownership.model import Store
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.core.phase import Phase
 from services.router.core.runbooks import RUNBOOKS
 from services.router.flows.steering.migration import Decision

@@ -23,7 +23,7 @@ from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as pb
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.telemetry.logs import JsonLines, TextLines
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.flows.feed.reveal import REVEALED
 from tests.commands import answer, baton
 from tests.http_client import ask

@@ -18,7 +18,7 @@ from libs.pb.sandbox.v1 import sandbox_pb2
 from libs.pb.sandbox.v1 import sandbox_service_pb2 as sandboxes
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.core.phase import Phase
 from services.router.flows.steering.migration import Decision
 from tests.commands import answer, baton

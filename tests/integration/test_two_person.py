@@ -16,7 +16,7 @@ from libs.pb.baton.control.v1 import approvals_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.control.v1.control_pb2_grpc import ControlServiceStub
 from libs.rpc.channel import Channel, open_channel
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.control.port import JournalEntry, Report
 from services.router.control.sqlite import SqliteControlStore
 from services.router.core.approvals import basis, record, set_two_person

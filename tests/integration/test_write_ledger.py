@@ -22,7 +22,7 @@ from libs.pb.sandbox.v1.sandbox_service_pb2 import (
 from libs.pb.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 from libs.sandboxes.columns import sandbox_columns
 from libs.sandboxes.operations import SandboxOperations
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from services.router.core.phase import Phase
 from services.router.core.write_ledger import LedgerCounts, Loss
 from services.router.flows.calls import write_auditor

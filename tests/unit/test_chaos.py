@@ -14,7 +14,7 @@ from libs.proving.trial.vitals import Growth, Tolerance, Vitals, growth, look
 from libs.proving.trial.walk import PHASES
 from libs.telemetry.vitals import Gauges, vitals
 from services.router.cli.chaos import parse_duration, parse_stores
-from services.router.cli.options import CommandFailed, Exit
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.core import phase as phases
 from services.router.core.cohort_changes import add_cohort, remove_cohort, set_share
 from services.router.core.cohorts import Cohort

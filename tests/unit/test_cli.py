@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.proving.servers.ports import free_port
 from services.router.cli.app import app
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.jobs import parse_rate
-from services.router.cli.options import SETTING_KEYS, Changing, CommandFailed, Exit, Output, agree
+from services.router.cli.options import SETTING_KEYS, Changing, Output, agree
 from services.router.cli.views import setting_view, view_of
 from services.router.core.phase import Phase, Setting
 

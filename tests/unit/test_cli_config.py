@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from services.router.cli.app import app
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 from tests.composed import SETTINGS
 
 runner = CliRunner()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from services.router.cli import contexts
 from services.router.cli.app import app
-from services.router.cli.options import Exit
+from services.router.cli.failure import Exit
 
 runner = CliRunner()
 STAGING, PROD = "127.0.0.1:1", "127.0.0.1:2"

@@ -21,7 +21,8 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.cli import contexts
 from services.router.cli.app import app
 from services.router.cli.client import Control
-from services.router.cli.options import CommandFailed, Exit, Patience
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Patience
 
 STARTED_BY = {
     "StartJob": ["audit", "backfill", "reconcile", "recover", "replay", "seize", "validate"],

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
-from services.router.cli import changes
-from services.router.cli.options import CommandFailed, Exit, Moving, Output
+from services.router.cli import setting_change
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Moving, Output
 from services.router.cli.setting_change import wait_until_settled
 
 
@@ -29,7 +30,7 @@ class Router:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(setting_change, "_POLL_SECONDS", 0.0)
 
 
 def waited(router: Any, options: Moving) -> None:

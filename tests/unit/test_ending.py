@@ -21,7 +21,7 @@ from services.router.cli import backup_file
 from services.router.cli.certificate import read
 from services.router.cli.certificate_page import embedded, page
 from services.router.cli.certificate_text import lines
-from services.router.cli.options import CommandFailed
+from services.router.cli.failure import CommandFailed
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import AUTOMATIC, JournalEntry, Report
 from services.router.core.gates import GateResult, Verdict

@@ -14,7 +14,7 @@ from libs.proving.pools.curve import Point, Turn, knee, sizes_up_to
 from libs.proving.pools.sweep import Plan, Server, take_turn
 from services.router.cli.bench import parse_sizes
 from services.router.cli.bench_report import PoolReport, bar
-from services.router.cli.options import CommandFailed, Exit
+from services.router.cli.failure import CommandFailed, Exit
 
 SERVER = Server("15.4", "shop", allowed=97, in_use=1, here=True)
 

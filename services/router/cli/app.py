@@ -23,7 +23,6 @@ from services.router.cli import (
     changes,
     chaos,
     clients,
-    complete,
     config,
     conflicts,
     context,
@@ -45,7 +44,9 @@ from services.router.cli import (
     retire,
     shadow,
 )
-from services.router.cli.options import CommandFailed, Exit, Output, fail
+from services.router.cli.contexts import matching_names
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Output, fail
 
 MODULES = (
     overview,
@@ -137,7 +138,7 @@ def root(
     output: Annotated[Output | None, typer.Option("--output", "-o", help="As after the verb.")] = None,
     system: Annotated[
         str | None,
-        typer.Option("--context", metavar="NAME", help="As after the verb.", autocompletion=complete.contexts),
+        typer.Option("--context", metavar="NAME", help="As after the verb.", autocompletion=matching_names),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)

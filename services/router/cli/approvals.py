@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.router.cli import complete
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, Starting, agree, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Changing, Common, Starting, agree, command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

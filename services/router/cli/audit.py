@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from libs.text import plain
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.jobs import RATE_HELP, NewJob, parse_rate, run_job
-from services.router.cli.options import CommandFailed, Exit, Starting, command
+from services.router.cli.options import Starting, command
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.router.cli.options import CommandFailed, DryRun, Exit, Shown, Yes, agree, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import DryRun, Shown, Yes, agree, command
 
 if TYPE_CHECKING:
     from libs.proving.pools.curve import Point

@@ -9,7 +9,8 @@ import typer
 
 from libs.errors import InvalidField
 from libs.text import plain
-from services.router.cli.options import Agreed, Changing, CommandFailed, Common, Exit, Starting, agree, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Agreed, Changing, Common, Starting, agree, command
 from services.router.core.canary import EXAMPLE, CanaryPlan, begin, parse_plan
 from services.router.core.phase import IllegalMove
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.router.cli.certificate_text import NOT_COMPLETE, View, lines
-from services.router.cli.options import CommandFailed, Common, Exit, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Common, command
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1 import ending_pb2

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.router.cli import canary_auto, cohorts, complete
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.inputs import parse_percent, parse_phase
-from services.router.cli.options import CommandFailed, Common, Exit, Moving, command
+from services.router.cli.options import Common, Moving, command
 from services.router.cli.setting_change import Change, plan_of
 from services.router.core import gates, phase
 from services.router.core.effects import NO_COST, of_advance, of_canary, of_lift, of_rollback

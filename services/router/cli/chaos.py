@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.router.cli.options import Changing, CommandFailed, Exit, agree, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Changing, agree, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

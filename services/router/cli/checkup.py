@@ -8,7 +8,8 @@ import time
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.tls.hosts import is_loopback
 from services.router.cli.client import control
-from services.router.cli.options import CommandFailed, Common, Exit
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Common
 from services.router.cli.views import View
 
 MAX_SKEW_SECONDS = 2.0

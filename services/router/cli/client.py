@@ -19,7 +19,8 @@ from libs.rpc.errors import reason_of
 from libs.rpc.tls import meaning, open_channel
 from libs.tls.files import NamedFile, TlsFiles, TlsUnfit
 from libs.tls.process import ClientTls
-from services.router.cli.options import CommandFailed, Common, Exit, Tls
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Common, Tls
 from services.router.core.phase import Phase
 from services.router.core.runbooks import of_reason
 

@@ -9,8 +9,9 @@ import typer
 
 from libs.errors import BatonError
 from libs.text import plain
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.inputs import parse_percent
-from services.router.cli.options import CommandFailed, Common, Exit, Moving, command
+from services.router.cli.options import Common, Moving, command
 from services.router.core.cohorts import Cohort
 from services.router.core.phase import PHASES, Setting
 

@@ -19,7 +19,7 @@ Completion = Callable[[typer.Context, str], list[str]]
 def _completion(names: Callable[[typer.Context], Iterable[str]]) -> Completion:
     def complete(context: typer.Context, incomplete: str) -> list[str]:
         from libs.errors import BatonError
-        from services.router.cli.options import CommandFailed
+        from services.router.cli.failure import CommandFailed
 
         try:
             return [name for name in names(context) if name.startswith(incomplete)]
@@ -83,17 +83,10 @@ def _phases(context: typer.Context, *, earlier: bool) -> list[str]:
     return names[:now][::-1] if earlier else names[now + 1 : now + 2]
 
 
-def _contexts(context: typer.Context) -> Iterable[str]:
-    from services.router.cli import contexts
-
-    return sorted(contexts.read().named)
-
-
 jobs = _completion(_jobs)
 calls = _completion(_calls)
 flags = _completion(_flags)
 operations = _completion(_operations)
 limits = _completion(_limits)
-contexts = _completion(_contexts)
 next_phase = _completion(lambda context: _phases(context, earlier=False))
 earlier_phases = _completion(lambda context: _phases(context, earlier=True))

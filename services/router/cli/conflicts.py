@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.inputs import parse_store
-from services.router.cli.options import Changing, CommandFailed, Exit, Revealing, agree, command, without_command
+from services.router.cli.options import Changing, Revealing, agree, command, without_command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

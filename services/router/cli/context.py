@@ -8,18 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from services.router.cli import complete, contexts
-from services.router.cli.contexts import FIELDS, Contexts
-from services.router.cli.options import (
-    DEFAULT_ADDRESS,
-    DryRun,
-    Shown,
-    Tls,
-    Yes,
-    agree,
-    command,
-    without_command,
-)
+from services.router.cli import contexts
+from services.router.cli.contexts import DEFAULT_ADDRESS, FIELDS, Contexts
+from services.router.cli.options import DryRun, Shown, Tls, Yes, agree, command, without_command
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class Adding(Tls):
 
 
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A name from `baton context`.", autocompletion=complete.contexts)
+    str, typer.Argument(metavar="NAME", help="A name from `baton context`.", autocompletion=contexts.matching_names)
 ]
 
 

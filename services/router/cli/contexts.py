@@ -17,7 +17,9 @@ from typing import Any
 
 import typer
 
-from services.router.cli.options import DEFAULT_ADDRESS, CommandFailed, Exit, by_default
+from services.router.cli.failure import CommandFailed, Exit
+
+DEFAULT_ADDRESS = "127.0.0.1:7700"
 
 FIELDS = ("address", "token_file", "tls_ca", "tls_certificate", "tls_key", "tls_server_name")
 """Options that a context gives."""
@@ -106,6 +108,19 @@ def write(contexts: Contexts) -> None:
         new.replace(file)
     except OSError as error:
         raise CommandFailed(f"{file} cannot be written: {error.strerror}") from None
+
+
+def matching_names(incomplete: str) -> list[str]:
+    """The names of contexts that begin so, for the completion of a shell: an error is no completion."""
+    try:
+        return sorted(name for name in read().named if name.startswith(incomplete))
+    except CommandFailed:
+        return []
+
+
+def by_default(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is None or source.name != "COMMANDLINE"
 
 
 def fill_in(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:

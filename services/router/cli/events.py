@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.inputs import parse_position, parse_start, parse_store
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, Revealing, Starting, agree, command
+from services.router.cli.options import Changing, Common, Revealing, Starting, agree, command
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1 import events_pb2

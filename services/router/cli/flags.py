@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.router.cli import complete
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.inputs import parse_flag
-from services.router.cli.options import CommandFailed, Common, Exit, Moving, command
+from services.router.cli.options import Common, Moving, command
 from services.router.core import phase
 
 if TYPE_CHECKING:

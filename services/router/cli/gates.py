@@ -9,7 +9,8 @@ import typer
 
 from libs.text import plain
 from services.router.cli import complete
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, command, without_command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Changing, Common, command, without_command
 from services.router.core.phase import Setting
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from services.router.cli.options import Changing, CommandFailed, Common, command
+from services.router.cli.failure import CommandFailed
+from services.router.cli.options import Changing, Common, command
 
 
 class Principals(StrEnum):

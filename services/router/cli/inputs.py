@@ -6,7 +6,7 @@ import time
 from decimal import Decimal, InvalidOperation
 
 from libs.errors import InvalidField
-from services.router.cli.options import CommandFailed, Exit
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.core.phase import Phase
 from services.router.core.retention import typed_start
 

@@ -11,16 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.router.cli import complete
-from services.router.cli.options import (
-    Changing,
-    CommandFailed,
-    Common,
-    Exit,
-    Starting,
-    agree,
-    command,
-    without_command,
-)
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Changing, Common, Starting, agree, command, without_command
 from services.router.core.effects import JOB_EFFECTS, of_backfill, of_tuning
 
 if TYPE_CHECKING:

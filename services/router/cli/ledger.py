@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.router.cli.options import CommandFailed, Common, command
+from services.router.cli.failure import CommandFailed
+from services.router.cli.options import Common, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

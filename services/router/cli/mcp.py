@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from services.router.cli.options import CommandFailed, Exit, Tls, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Tls, command
 
 SANDBOXES = "libs.pb.sandbox.v1.sandbox_service_pb2:SandboxService"
 _TARGET = re.compile(r"([^\s:/\[\]]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")

@@ -15,7 +15,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar, get_type_hints
 
@@ -23,35 +23,8 @@ import typer
 
 from libs.pb.fields import FIELDS
 from libs.text import plain, visible
-from services.router.cli import complete
-
-DEFAULT_ADDRESS = "127.0.0.1:7700"
-
-
-class Exit(IntEnum):
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    BLOCKED = 3
-    """A gate fails."""
-    INCONCLUSIVE = 4
-    """A gate has too little evidence."""
-    REFUSED = 5
-    """The router refuses the caller: it has no valid credentials, or lacks a role."""
-    SECOND_PERSON = 6
-    """A second admin must approve the call."""
-    STILL_RUNNING = 7
-    """It was started and goes on: --timeout has ended the wait."""
-
-
-class CommandFailed(Exception):
-    """The message and the exit code of a command that failed."""
-
-    def __init__(self, message: str, code: Exit = Exit.FAILED, page: str = "") -> None:
-        """`page`: the runbook with the remedy."""
-        super().__init__(message)
-        self.code = code
-        self.page = page
+from services.router.cli.contexts import DEFAULT_ADDRESS, by_default, fill_in, matching_names
+from services.router.cli.failure import CommandFailed, Exit
 
 
 class Patience:
@@ -161,7 +134,7 @@ class Common(Tls):
             envvar="BATON_CONTEXT",
             metavar="NAME",
             help="A system from `baton context`.",
-            autocompletion=complete.contexts,
+            autocompletion=matching_names,
         ),
     ] = ""
 
@@ -276,11 +249,6 @@ def with_globals(context: typer.Context, values: dict[str, Any]) -> dict[str, An
     return {name: given.get(name, value) if by_default(context, name) else value for name, value in values.items()}
 
 
-def by_default(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is None or source.name != "COMMANDLINE"
-
-
 def fail(error: CommandFailed, *, as_json: bool) -> typer.Exit:
     """Print the error on stderr, as one line or one JSON object, and return the exception to raise."""
     if as_json:
@@ -340,8 +308,6 @@ def _expanded(function: Callable[..., None], options: type[C]) -> Callable[..., 
         as_json = values.get("output") is Output.JSON
         try:
             if "system" in values:
-                from services.router.cli.contexts import fill_in
-
                 values = fill_in(context, values)
             common = options(**{name: values.pop(name) for name in names})
             function(common, **values)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from libs.text import visible
-from services.router.cli.options import CommandFailed, Common, Exit, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Common, command
 
 if TYPE_CHECKING:
     from services.router.cli.client import Control

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from services.router.cli.chaos import parse_duration
-from services.router.cli.options import Changing, CommandFailed, agree, command
+from services.router.cli.failure import CommandFailed
+from services.router.cli.options import Changing, agree, command
 
 
 def register(app: typer.Typer) -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.jobs import NewJob, run_job
-from services.router.cli.options import CommandFailed, Exit, Starting, command
+from services.router.cli.options import Starting, command
 from services.router.core.effects import of_reconcile
 
 if TYPE_CHECKING:

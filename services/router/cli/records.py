@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.router.cli.options import Changing, CommandFailed, Exit, Revealing, agree, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Changing, Revealing, agree, command
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.inputs import parse_store
 from services.router.cli.jobs import RATE_HELP, NewJob, parse_rate, run_job
-from services.router.cli.options import CommandFailed, Exit, Starting, command
+from services.router.cli.options import Starting, command
 from services.router.core.effects import STORE_NAMES, of_seizure
 
 Lost = Annotated[str, typer.Argument(metavar="STORE", help="The lost store: service_layer (B) or simple_mcp (A).")]

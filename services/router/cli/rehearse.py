@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.router.cli import complete
-from services.router.cli.options import CommandFailed, Exit, Moving, Starting, agree, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Moving, Starting, agree, command
 from services.router.core.phase import IllegalMove, begin_rehearsal
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.router.cli.options import Changing, CommandFailed, Exit, agree, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Changing, agree, command
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1 import ending_pb2 as pb

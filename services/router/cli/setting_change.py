@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from services.router.cli.options import Changing, CommandFailed, Moving, agree
+from services.router.cli.failure import CommandFailed
+from services.router.cli.options import Changing, Moving, agree
 from services.router.core.effects import aside
 from services.router.core.phase import IllegalMove, Setting
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from libs.text import plain
+from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.inputs import parse_percent
-from services.router.cli.options import Changing, CommandFailed, Common, Exit, command
+from services.router.cli.options import Changing, Common, command
 from services.router.core import phase
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.router.cli.options import CommandFailed, Exit, Shown, command
+from services.router.cli.failure import CommandFailed, Exit
+from services.router.cli.options import Shown, command
 
 if TYPE_CHECKING:
     from services.router.cli.demo.run import DemoPlan
