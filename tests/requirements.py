@@ -1455,6 +1455,11 @@ REQUIREMENTS: Mapping[str, Requirement] = {
                 "one_example_is_kept_of_each_kind_of_difference",
             ),
             *_in(
+                "unit/test_comparison_rules.py",
+                "a_difference_within_a_rule_is_allowed_and_no_other",
+                "allowed_differences_have_a_count_of_their_own",
+            ),
+            *_in(
                 "contracts/test_control_differences.py",
                 "examples_of_all_routers_are_shown_newest_first_and_their_number_is_bounded",
             ),

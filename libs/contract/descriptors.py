@@ -118,6 +118,9 @@ class Method:
     """Synthetic writes set this field and use a key that never existed."""
     new_key: re.Pattern[str] | None = None
     """Pattern for keys of new records; None: any key."""
+    unordered_reply_fields: tuple[str, ...] = ()
+    tolerated_reply_times: tuple[tuple[str, int], ...] = ()
+    """Path, and milliseconds."""
 
     def parse(self, request: bytes) -> Message:
         """Raises InvalidField if the bytes are not a request of this method."""
@@ -246,6 +249,8 @@ def _method(descriptor: MethodDescriptor) -> Method:
         changes_nothing_if=rule.changes_nothing_if,
         probe_if=rule.probe_if,
         new_key=_pattern(rule.new_key_pattern, where),
+        unordered_reply_fields=tuple(rule.unordered_reply_fields),
+        tolerated_reply_times=tuple((one.field, one.milliseconds) for one in rule.tolerated_reply_times),
     )
 
 

@@ -14,6 +14,7 @@ from libs.ownership.model import Store, Version, bucket_of
 from libs.rpc import metadata
 from libs.tasks import Loop
 from services.router.core.compare import STATUS, Kind
+from services.router.core.measure import ShadowCounts
 from services.router.core.phase import Phase
 from services.router.flows.calls.forward import ClientCall
 from services.router.flows.calls.shadow import ShadowLimits
@@ -210,7 +211,7 @@ async def test_with_the_other_store_dead_clients_are_served_as_ever() -> None:
             assert pb.Book.FromString(data).path == KEY and metadata.STALE not in trailers
         assert (system.traffic.reads[Store.A], system.traffic.failures.total()) == (before[0] + 50, before[1])
         assert system.shadow.report().skipped == 50
-        assert system.shadow.counts == (0,) * 7
+        assert system.shadow.counts == ShadowCounts()
 
 
 async def test_shadow_reads_are_no_traffic(system: System) -> None:
@@ -270,7 +271,7 @@ async def test_without_a_share_nothing_is_compared(system: System) -> None:
     await system.migration.set_shadow(BY_HAND, 0)
     await look(system)
     report = system.shadow.report()
-    assert (report.counts, report.queued, report.skipped) == ((0,) * 7, 0, 0)
+    assert (report.counts, report.queued, report.skipped) == (ShadowCounts(), 0, 0)
 
 
 async def test_a_small_share_is_sampled() -> None:
@@ -301,7 +302,7 @@ async def test_a_compared_with_a_shows_the_noise_and_is_no_evidence() -> None:
         await look(system)
         await eventually(lambda: system.shadow.report().counts.match == 1)
         assert system.shadow.report().same
-        assert system.shadow.counts == (0,) * 7
+        assert system.shadow.counts == ShadowCounts()
 
 
 async def test_a_field_without_sense_is_noise_when_a_is_compared_with_a() -> None:

@@ -7,7 +7,7 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
 from services.router.api.messages import setting_to_pb, timestamp
 from services.router.api.roles import actor_of
-from services.router.core.compare import Kind
+from services.router.core.compare import AGREEING, Kind
 from services.router.core.difference_evidence import Example
 from services.router.core.measure import ShadowCounts
 from services.router.core.tally import Difference, Side
@@ -17,7 +17,7 @@ from services.router.flows.steering.migration import Decision, Migration
 from services.router.flows.steering.observe import SettingCache
 
 KIND_NUMBERS: dict[Kind, pb.ShadowDifference.Kind.ValueType] = {
-    kind: pb.ShadowDifference.Kind.Value(f"KIND_{kind.value}") for kind in Kind if kind is not Kind.MATCH
+    kind: pb.ShadowDifference.Kind.Value(f"KIND_{kind.value}") for kind in Kind if kind not in AGREEING
 }
 
 

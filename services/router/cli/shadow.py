@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 View = dict[str, Any]
 
 OFF = "off"
-COUNTS = ("compared", "match", "stale", "mismatch", "missing", "error", "dropped")
+COUNTS = ("compared", "match", "allowed", "stale", "mismatch", "missing", "error", "dropped")
 
 
 def register(app: typer.Typer) -> None:
@@ -90,7 +90,7 @@ def show(
 
     \b
     JSON keys: phase generation shadow_percent shadow_same
-      compared match stale mismatch missing error dropped
+      compared match allowed stale mismatch missing error dropped
       skipped queued waiting
       operations: by name: {ShadowTally}
       differences: list of {ShadowDifference}

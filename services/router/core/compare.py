@@ -8,7 +8,7 @@ version has reached the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -19,10 +19,13 @@ from google.protobuf.message_factory import GetMessageClass
 from libs.contract.descriptors import Method
 from libs.contract.unfit import UnfitContract
 from libs.ownership.model import NEVER, Version
+from services.router.core.comparison_rules import Rules
 from services.router.core.merge import HalfPage, Item, end_of
 
 MAX_FIELDS = 16
 """Maximum number of paths in a difference."""
+
+NO_RULES = Rules()
 
 UNKNOWN_FIELDS = "(unknown fields)"
 UNREADABLE = "(not a reply of this method)"
@@ -34,6 +37,8 @@ class Kind(StrEnum):
     """The result of a comparison, from the mildest to the gravest."""
 
     MATCH = "MATCH"
+    ALLOWED = "ALLOWED"
+    """Differences that the contract allows (`core.comparison_rules`), and no other."""
     STALE = "STALE"
     """One store showed an older version."""
     ERROR = "ERROR"
@@ -45,6 +50,8 @@ class Kind(StrEnum):
 
 
 GRAVITY = tuple(Kind)
+
+AGREEING = frozenset({Kind.MATCH, Kind.ALLOWED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,40 +86,54 @@ class RecordComparison:
 class Comparison:
     """Replies of one method, or items of its list, compared without the fields that the contract leaves out."""
 
-    def __init__(self, kind: type[Message], ignored: Iterable[str]) -> None:
-        """Raises UnfitContract if the message has no field at an ignored path."""
+    def __init__(self, kind: type[Message], ignored: Iterable[str], rules: Rules = NO_RULES) -> None:
+        """Raises UnfitContract if the message has no field at a path, or one that its rule does not fit."""
+        rules.check(kind.DESCRIPTOR)
+        self._rules = rules
         self.kind = kind
         self._ignored = [_path(kind.DESCRIPTOR, path) for path in ignored]
 
     @classmethod
     def of(cls, method: Method) -> Comparison:
         """Compares a method's replies, or for a list its items. Raises UnfitContract."""
-        whole = cls(method.reply_class, method.ignored_reply_fields)
+        whole = cls(method.reply_class, method.ignored_reply_fields, Rules.of(method))
         if method.shape is None:
             return whole
         items: Any = method.reply_class.DESCRIPTOR.fields_by_name[method.shape.items]
         head = f"{items.name}."
         inner = [path.removeprefix(head) for path in method.ignored_reply_fields if path.startswith(head)]
-        return cls(GetMessageClass(items.message_type), inner)
+        return cls(GetMessageClass(items.message_type), inner, Rules.of(method, head))
 
     def fields(self, one: ShownRecord, other: ShownRecord) -> tuple[str, ...]:
-        """The paths that differ, or (). Errors are compared by code and reason, not by message."""
-        if one.status or other.status:
-            return () if one.status == other.status else (STATUS,)
-        if one.matches != other.matches:
-            return (FILTER,)
-        if one.reply == other.reply or not one.matches:
-            return ()
-        try:
-            left, right = self._read(one.reply), self._read(other.reply)
-        except DecodeError:
-            return (UNREADABLE,)
-        return tuple(dict.fromkeys(_differing(left, right, "")))[:MAX_FIELDS]
+        """The paths that differ and may not, or (). Errors are compared by code and reason, not by message."""
+        return self._differences(one, other)[0]
+
+    def kind_of_answers(self, one: ShownRecord, other: ShownRecord) -> Kind | None:
+        """MATCH or ALLOWED; None: they differ as they may not."""
+        fields, allowed = self._differences(one, other)
+        return None if fields else Kind.ALLOWED if allowed else Kind.MATCH
 
     def sight(self, one: ShownRecord, other: ShownRecord, due: Version | None = None) -> RecordComparison:
         """`due`: the version that both stores should have by now; None: unknown."""
-        fields = self.fields(one, other)
-        return RecordComparison(_kind(one, other, fields, due), one, other, fields)
+        fields, allowed = self._differences(one, other)
+        kind = _kind(one, other, due) if fields else Kind.ALLOWED if allowed else Kind.MATCH
+        return RecordComparison(kind, one, other, fields)
+
+    def _differences(self, one: ShownRecord, other: ShownRecord) -> tuple[tuple[str, ...], bool]:
+        """The paths that may not differ, and whether others do that may."""
+        if one.status or other.status:
+            return () if one.status == other.status else (STATUS,), False
+        if one.matches != other.matches:
+            return (FILTER,), False
+        if one.reply == other.reply or not one.matches:
+            return (), False
+        try:
+            left, right = self._read(one.reply), self._read(other.reply)
+        except DecodeError:
+            return (UNREADABLE,), False
+        found = list(_differing(left, right, "", self._rules))
+        paths = dict.fromkeys(path for path, allowed in found if not allowed)
+        return tuple(paths)[:MAX_FIELDS], any(allowed for _, allowed in found)
 
     def _read(self, data: bytes) -> Message:
         message = self.kind.FromString(data)
@@ -121,9 +142,7 @@ class Comparison:
         return message
 
 
-def _kind(one: ShownRecord, other: ShownRecord, fields: Sequence[str], due: Version | None) -> Kind:
-    if not fields:
-        return Kind.MATCH
+def _kind(one: ShownRecord, other: ShownRecord, due: Version | None) -> Kind:
     if one.version is None or other.version is None or one.version == other.version:
         return Kind.MISMATCH
     older = min(one.version, other.version)
@@ -187,36 +206,49 @@ def _clear(message: Message, path: tuple[str, ...]) -> None:
         _clear(value, tuple(rest))
 
 
-def _differing(one: Message, other: Message, head: str) -> Iterable[str]:
-    """The paths that differ, without list positions and without keys of maps, because keys may be client data."""
+def _differing(one: Message, other: Message, head: str, rules: Rules) -> Iterator[tuple[str, bool]]:
+    """The paths that differ, each with whether it may, without list positions and without keys of maps, because keys
+    may be client data."""
     if _plain(one) == _plain(other):
         return
     found = False
     for field in one.DESCRIPTOR.fields:
-        for path in _differing_field(field, one, other, f"{head}{field.name}"):
+        differing = _differing_list if field.is_repeated else _differing_field
+        for path in differing(field, one, other, f"{head}{field.name}", rules):
             found = True
             yield path
     if not found:
-        yield f"{head}{UNKNOWN_FIELDS}"
+        yield f"{head}{UNKNOWN_FIELDS}", False
 
 
-def _differing_field(field: Any, one: Message, other: Message, path: str) -> Iterable[str]:
+def _differing_list(field: Any, one: Message, other: Message, path: str, rules: Rules) -> Iterator[tuple[str, bool]]:
+    """Of a list or a map."""
     left, right = getattr(one, field.name), getattr(other, field.name)
-    if field.is_repeated:
-        if field.message_type is None or _is_map(field):
-            if not _same(field, left, right):
-                yield path
-        elif len(left) != len(right):
-            yield path
-        else:
-            for a, b in zip(left, right, strict=True):
-                yield from _differing(a, b, f"{path}.")
-    elif field.has_presence and one.HasField(field.name) != other.HasField(field.name):
-        yield path
-    elif field.message_type is not None:
-        yield from _differing(left, right, f"{path}.")
-    elif not _equal(left, right):
-        yield path
+    if field.message_type is None or _is_map(field):
+        if not _same(field, left, right):
+            yield path, rules.allows(path, left, right)
+    elif len(left) != len(right):
+        yield path, False
+    elif all(map(_equal_messages, left, right)):
+        return
+    elif rules.allows(path, left, right):
+        yield path, True
+    else:
+        for a, b in zip(left, right, strict=True):
+            yield from _differing(a, b, f"{path}.", rules)
+
+
+def _differing_field(field: Any, one: Message, other: Message, path: str, rules: Rules) -> Iterator[tuple[str, bool]]:
+    left, right = getattr(one, field.name), getattr(other, field.name)
+    if field.has_presence and one.HasField(field.name) != other.HasField(field.name):
+        yield path, False
+    elif field.message_type is None:
+        if not _equal(left, right):
+            yield path, False
+    elif left != right and rules.allows(path, left, right):
+        yield path, True
+    else:
+        yield from _differing(left, right, f"{path}.", rules)
 
 
 def _same(field: Any, left: Any, right: Any) -> bool:

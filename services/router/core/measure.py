@@ -76,6 +76,8 @@ class ShadowCounts(NamedTuple):
     error: int = 0
     dropped: int = 0
     """Not compared, because the queue was full."""
+    allowed: int = 0
+    """Different as the contract allows, and equal otherwise."""
 
     def plus(self, other: ShadowCounts) -> ShadowCounts:
         return ShadowCounts(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))

@@ -83,6 +83,7 @@ class Tally:
             missing=tally[Kind.MISSING],
             error=tally[Kind.ERROR],
             dropped=dropped,
+            allowed=tally[Kind.ALLOWED],
         )
 
     @property

@@ -25,7 +25,16 @@ from libs.clock import Clock
 from libs.contract.descriptors import Contract, Method
 from libs.ownership.model import Store, Version
 from libs.tasks import Loop
-from services.router.core.compare import Comparison, Kind, RecordComparison, ShownRecord, gravest, pairs_of, seen_of
+from services.router.core.compare import (
+    AGREEING,
+    Comparison,
+    Kind,
+    RecordComparison,
+    ShownRecord,
+    gravest,
+    pairs_of,
+    seen_of,
+)
 from services.router.core.difference_evidence import Example, example_of
 from services.router.core.measure import ShadowCounts
 from services.router.core.merge import HalfPage, Item
@@ -258,15 +267,16 @@ class Shadow:
         subject, comparison = job.subject, self._comparisons[job.subject.method.name]
         try:
             theirs = job.shown or await self._look(subject, job.stores[1])
-            if not any(comparison.fields(seen, theirs[name]) for name, seen in job.answered.items()):
-                self._count(job, Kind.MATCH)
+            answers = [comparison.kind_of_answers(seen, theirs[name]) for name, seen in job.answered.items()]
+            if None not in answers:
+                self._count(job, gravest(filter(None, answers)))
                 return
             looked_at = self._clock.monotonic()
             sights = await self._sights(subject, job.stores, {})
         except Unanswered as error:
             self._count_error(job, error)
             return
-        if gravest(sight.kind for sight in sights.values()) is Kind.MATCH:
+        if gravest(sight.kind for sight in sights.values()) in AGREEING:
             # A change was under way when the client's answer was made.
             self._count(job, Kind.STALE)
             return
@@ -346,9 +356,12 @@ class Shadow:
             # The lag may have missed a change between outbox and log: compare once more.
             self._wait(replace(suspect, looked_at=looked_at, missed=True))
             return
-        self._count(job, Kind.STALE if kind is Kind.MATCH else kind)
+        if kind in AGREEING:
+            self._count(job, Kind.STALE)
+            return
+        self._count(job, kind)
         for name, sight in sights.items():
-            if sight.kind is kind is not Kind.MATCH:
+            if sight.kind is kind:
                 found = self._keep(job, name, kind, sight.fields, sides_of(sight, job.stores, self._secret))
                 if found is not None and self.book is not None:
                     self.book.offer(self._example(self.book.router, job, found, sight))

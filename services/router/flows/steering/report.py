@@ -17,6 +17,7 @@ from services.router.core.write_ledger import LedgerCounts
 from services.router.flows.traffic import Answered, Totals
 
 NO_TOTALS = Totals()
+_SHADOW_COUNTS = 7
 _LEDGER_COUNTS = 6
 MOST_CLIENTS = 50
 """Maximum number of clients in a report: the most recent callers."""
@@ -114,7 +115,9 @@ class Measured:
             {
                 **_to_fields(self),
                 "shadow_run": self.shadow_run,
-                "shadow": self.shadow,
+                # An earlier release reads seven counts.
+                "shadow": self.shadow[:_SHADOW_COUNTS],
+                "allowed": self.shadow.allowed,
                 "answered": self.answered,
                 # An earlier release reads six counts, and no router's report when there are more.
                 "ledger": self.ledger[:_LEDGER_COUNTS],
@@ -137,7 +140,7 @@ class Measured:
             return cls(
                 **_from_fields(fields),
                 shadow_run=fields["shadow_run"],
-                shadow=ShadowCounts(*fields["shadow"]),
+                shadow=ShadowCounts(*fields["shadow"])._replace(allowed=fields.get("allowed", 0)),
                 answered=Answered(*fields["answered"]),
                 ledger=LedgerCounts(*fields.get("ledger", ()))._replace(doubled=fields.get("doubled", 0)),
                 totals=_totals(fields.get("totals", ())),

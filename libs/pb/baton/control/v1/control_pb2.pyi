@@ -2158,6 +2158,7 @@ class ShadowTally(_message.Message):
     MISSING_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
     operation: _builtins.str
     """Name of the operation. Empty for the sum of all."""
     compared: _builtins.int
@@ -2168,6 +2169,8 @@ class ShadowTally(_message.Message):
     error: _builtins.int
     dropped: _builtins.int
     """Reads that were sampled but dropped because the queue was full."""
+    allowed: _builtins.int
+    """Reads of which the answers differ as the contract allows: in the order of a list, or in times within a tolerance."""
     def __init__(
         self,
         *,
@@ -2179,10 +2182,11 @@ class ShadowTally(_message.Message):
         missing: _builtins.int = ...,
         error: _builtins.int = ...,
         dropped: _builtins.int = ...,
+        allowed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compared", b"compared", "dropped", b"dropped", "error", b"error", "match", b"match", "mismatch", b"mismatch", "missing", b"missing", "operation", b"operation", "stale", b"stale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "compared", b"compared", "dropped", b"dropped", "error", b"error", "match", b"match", "mismatch", b"mismatch", "missing", b"missing", "operation", b"operation", "stale", b"stale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62\x61ton/options/v1/options.proto\x12\x10\x62\x61ton.options.v1\x1a google/protobuf/descriptor.proto\"k\n\nSchemaRule\x12\x10\n\x08metadata\x18\x01 \x01(\t\x12\x0e\n\x06oldest\x18\x02 \x01(\x05\x12\x0e\n\x06newest\x18\x03 \x01(\x05\x12+\n\x05\x66orms\x18\x04 \x03(\x0b\x32\x1c.baton.options.v1.SchemaForm\"<\n\nSchemaForm\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x66orm\x18\x03 \x01(\t\"\xc3\x02\n\nMethodRule\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07made_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63reates\x18\x03 \x01(\x08\x12\x12\n\ncreates_if\x18\x04 \x01(\t\x12\x11\n\toperation\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12(\n\x04list\x18\x07 \x01(\x0b\x32\x1a.baton.options.v1.ListRule\x12\x1c\n\x14ignored_reply_fields\x18\x08 \x03(\t\x12*\n\x05watch\x18\t \x01(\x0b\x32\x1b.baton.options.v1.WatchRule\x12\x10\n\x08revision\x18\n \x01(\t\x12\x1a\n\x12\x63hanges_nothing_if\x18\x0b \x01(\t\x12\x17\n\x0fnew_key_pattern\x18\x0c \x01(\t\x12\x10\n\x08probe_if\x18\r \x01(\t\"`\n\tWatchRule\x12\r\n\x05items\x18\x01 \x01(\t\x12\x0f\n\x07removed\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\r\n\x05reset\x18\x04 \x01(\t\x12\x0e\n\x06synced\x18\x05 \x01(\t\"\x8b\x01\n\x08ListRule\x12\r\n\x05items\x18\x01 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\t\x12\x19\n\x11\x64\x65\x66\x61ult_page_size\x18\x05 \x01(\x05\x12\x15\n\rmax_page_size\x18\x06 \x01(\x05*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_OPERATOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03:N\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xe3\x8d\x03 \x01(\x0b\x32\x1c.baton.options.v1.MethodRule:F\n\x04role\x12\x1e.google.protobuf.MethodOptions\x18\xe5\x8d\x03 \x01(\x0e\x32\x16.baton.options.v1.Role:O\n\x06schema\x12\x1f.google.protobuf.ServiceOptions\x18\xe4\x8d\x03 \x01(\x0b\x32\x1c.baton.options.v1.SchemaRule:/\n\x06secret\x12\x1d.google.protobuf.FieldOptions\x18\xe6\x8d\x03 \x01(\x08:0\n\x07\x61\x63\x63ount\x12\x1d.google.protobuf.FieldOptions\x18\xe7\x8d\x03 \x01(\x08\x42\x87\x01\n\x14\x63om.baton.options.v1B\x0cOptionsProtoP\x01Z$baton/gen/baton/options/v1;optionsv1\xaa\x02\x10\x42\x61ton.Options.V1\xca\x02\x10\x42\x61ton\\Options\\V1\xea\x02\x12\x42\x61ton::Options::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x62\x61ton/options/v1/options.proto\x12\x10\x62\x61ton.options.v1\x1a google/protobuf/descriptor.proto\"k\n\nSchemaRule\x12\x10\n\x08metadata\x18\x01 \x01(\t\x12\x0e\n\x06oldest\x18\x02 \x01(\x05\x12\x0e\n\x06newest\x18\x03 \x01(\x05\x12+\n\x05\x66orms\x18\x04 \x03(\x0b\x32\x1c.baton.options.v1.SchemaForm\"<\n\nSchemaForm\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x66orm\x18\x03 \x01(\t\"\xa3\x03\n\nMethodRule\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07made_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63reates\x18\x03 \x01(\x08\x12\x12\n\ncreates_if\x18\x04 \x01(\t\x12\x11\n\toperation\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12(\n\x04list\x18\x07 \x01(\x0b\x32\x1a.baton.options.v1.ListRule\x12\x1c\n\x14ignored_reply_fields\x18\x08 \x03(\t\x12*\n\x05watch\x18\t \x01(\x0b\x32\x1b.baton.options.v1.WatchRule\x12\x10\n\x08revision\x18\n \x01(\t\x12\x1a\n\x12\x63hanges_nothing_if\x18\x0b \x01(\t\x12\x17\n\x0fnew_key_pattern\x18\x0c \x01(\t\x12\x10\n\x08probe_if\x18\r \x01(\t\x12\x1e\n\x16unordered_reply_fields\x18\x0e \x03(\t\x12>\n\x15tolerated_reply_times\x18\x0f \x03(\x0b\x32\x1f.baton.options.v1.TimeTolerance\"4\n\rTimeTolerance\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x03\"`\n\tWatchRule\x12\r\n\x05items\x18\x01 \x01(\t\x12\x0f\n\x07removed\x18\x02 \x01(\t\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\x12\r\n\x05reset\x18\x04 \x01(\t\x12\x0e\n\x06synced\x18\x05 \x01(\t\"\x8b\x01\n\x08ListRule\x12\r\n\x05items\x18\x01 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\t\x12\x19\n\x11\x64\x65\x66\x61ult_page_size\x18\x05 \x01(\x05\x12\x15\n\rmax_page_size\x18\x06 \x01(\x05*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x11\n\rROLE_OPERATOR\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03:N\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xe3\x8d\x03 \x01(\x0b\x32\x1c.baton.options.v1.MethodRule:F\n\x04role\x12\x1e.google.protobuf.MethodOptions\x18\xe5\x8d\x03 \x01(\x0e\x32\x16.baton.options.v1.Role:O\n\x06schema\x12\x1f.google.protobuf.ServiceOptions\x18\xe4\x8d\x03 \x01(\x0b\x32\x1c.baton.options.v1.SchemaRule:/\n\x06secret\x12\x1d.google.protobuf.FieldOptions\x18\xe6\x8d\x03 \x01(\x08:0\n\x07\x61\x63\x63ount\x12\x1d.google.protobuf.FieldOptions\x18\xe7\x8d\x03 \x01(\x08\x42\x87\x01\n\x14\x63om.baton.options.v1B\x0cOptionsProtoP\x01Z$baton/gen/baton/options/v1;optionsv1\xaa\x02\x10\x42\x61ton.Options.V1\xca\x02\x10\x42\x61ton\\Options\\V1\xea\x02\x12\x42\x61ton::Options::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,16 +33,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.options.v1.options_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024com.baton.options.v1B\014OptionsProtoP\001Z$baton/gen/baton/options/v1;optionsv1\252\002\020Baton.Options.V1\312\002\020Baton\\Options\\V1\352\002\022Baton::Options::V1'
-  _globals['_ROLE']._serialized_start=823
-  _globals['_ROLE']._serialized_end=903
+  _globals['_ROLE']._serialized_start=973
+  _globals['_ROLE']._serialized_end=1053
   _globals['_SCHEMARULE']._serialized_start=86
   _globals['_SCHEMARULE']._serialized_end=193
   _globals['_SCHEMAFORM']._serialized_start=195
   _globals['_SCHEMAFORM']._serialized_end=255
   _globals['_METHODRULE']._serialized_start=258
-  _globals['_METHODRULE']._serialized_end=581
-  _globals['_WATCHRULE']._serialized_start=583
-  _globals['_WATCHRULE']._serialized_end=679
-  _globals['_LISTRULE']._serialized_start=682
-  _globals['_LISTRULE']._serialized_end=821
+  _globals['_METHODRULE']._serialized_end=677
+  _globals['_TIMETOLERANCE']._serialized_start=679
+  _globals['_TIMETOLERANCE']._serialized_end=731
+  _globals['_WATCHRULE']._serialized_start=733
+  _globals['_WATCHRULE']._serialized_end=829
+  _globals['_LISTRULE']._serialized_start=832
+  _globals['_LISTRULE']._serialized_end=971
 # @@protoc_insertion_point(module_scope)

@@ -132,6 +132,8 @@ class MethodRule(_message.Message):
     CHANGES_NOTHING_IF_FIELD_NUMBER: _builtins.int
     NEW_KEY_PATTERN_FIELD_NUMBER: _builtins.int
     PROBE_IF_FIELD_NUMBER: _builtins.int
+    UNORDERED_REPLY_FIELDS_FIELD_NUMBER: _builtins.int
+    TOLERATED_REPLY_TIMES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     """Key of the record, as a template over string fields of the request: "{name}", "{sandbox.name}", "sandboxes/{id}".
     If empty, the method has no key and needs `list` or `watch`.
@@ -172,6 +174,18 @@ class MethodRule(_message.Message):
     def watch(self) -> Global___WatchRule:
         """Set for methods that stream changed records. No other method may stream."""
 
+    @_builtins.property
+    def unordered_reply_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Repeated reply fields whose order does not matter to a comparison of two stores' answers, as paths. A difference of
+        order alone counts as allowed.
+        """
+
+    @_builtins.property
+    def tolerated_reply_times(self) -> _containers.RepeatedCompositeFieldContainer[Global___TimeTolerance]:
+        """Reply fields of type google.protobuf.Timestamp that two stores' answers may show at times a little apart. A difference
+        within the tolerance counts as allowed.
+        """
+
     def __init__(
         self,
         *,
@@ -188,14 +202,40 @@ class MethodRule(_message.Message):
         changes_nothing_if: _builtins.str = ...,
         new_key_pattern: _builtins.str = ...,
         probe_if: _builtins.str = ...,
+        unordered_reply_fields: _abc.Iterable[_builtins.str] | None = ...,
+        tolerated_reply_times: _abc.Iterable[Global___TimeTolerance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["list", b"list", "watch", b"watch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_nothing_if", b"changes_nothing_if", "creates", b"creates", "creates_if", b"creates_if", "ignored_reply_fields", b"ignored_reply_fields", "key", b"key", "list", b"list", "made_id", b"made_id", "new_key_pattern", b"new_key_pattern", "operation", b"operation", "probe_if", b"probe_if", "request_id", b"request_id", "revision", b"revision", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_nothing_if", b"changes_nothing_if", "creates", b"creates", "creates_if", b"creates_if", "ignored_reply_fields", b"ignored_reply_fields", "key", b"key", "list", b"list", "made_id", b"made_id", "new_key_pattern", b"new_key_pattern", "operation", b"operation", "probe_if", b"probe_if", "request_id", b"request_id", "revision", b"revision", "tolerated_reply_times", b"tolerated_reply_times", "unordered_reply_fields", b"unordered_reply_fields", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MethodRule: _TypeAlias = MethodRule  # noqa: Y015
+
+@_typing.final
+class TimeTolerance(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    MILLISECONDS_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Path of the field: "update_time"."""
+    milliseconds: _builtins.int
+    """Largest difference in milliseconds."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        milliseconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "milliseconds", b"milliseconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimeTolerance: _TypeAlias = TimeTolerance  # noqa: Y015
 
 @_typing.final
 class WatchRule(_message.Message):
