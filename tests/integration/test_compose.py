@@ -404,6 +404,17 @@ def test_the_image_has_a_python_that_the_project_runs_on() -> None:
     assert Version(version) in SpecifierSet(PROJECT["requires-python"])
 
 
+def test_the_image_says_what_it_is() -> None:
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', DOCKERFILE.rpartition("\nFROM ")[2]))
+    assert labels.pop("revision") == "${REVISION}"
+    assert labels == {
+        "title": PROJECT["name"],
+        "description": PROJECT["description"],
+        "version": PROJECT["version"],
+        "licenses": PROJECT["license"],
+    }
+
+
 def test_the_image_is_built_with_pinned_packages_only() -> None:
     installs = [line for line in DOCKERFILE.replace("\\\n", " ").splitlines() if "pip install" in line]
     steps = [step for line in installs for step in line.split("&&") if "pip install" in step]
