@@ -43,6 +43,15 @@ def test_every_section_is_shown_for_a_router_that_knows_nothing_yet() -> None:
     assert {cell.text for cell in unknown.cells} == {words.NOT_KNOWN}, "an unknown number is not a zero"
 
 
+def test_an_alert_names_its_runbook() -> None:
+    line = "8.1 % of 99 calls to store B failed by its fault in half a minute"
+    found = status(alerts=[line, "nothing that a page is about"])
+    assert phases.head(found, NOW).alerts == [
+        (line, "docs/runbooks/b-fails.md"),
+        ("nothing that a page is about", ""),
+    ]
+
+
 def test_hostile_text_is_escaped_wherever_it_stands() -> None:
     gate = pb.Gate(name=HOSTILE, verdict=pb.VERDICT_FAIL, evidence=HOSTILE, threshold=HOSTILE, runbook=HOSTILE)
     job = pb.Job(id=HOSTILE, kind=HOSTILE, state=pb.Job.STATE_FAILED, note=HOSTILE, waits=HOSTILE, reason=HOSTILE)
@@ -198,7 +207,7 @@ def test_gates_that_do_not_pass_come_first_with_what_to_do_and_time_to_go() -> N
     found = [
         pb.Gate(name="lag", verdict=pb.VERDICT_PASS, runbook="look at the relay"),
         pb.Gate(name="ledger", verdict=pb.VERDICT_INCONCLUSIVE, samples=10, least_samples=300, seconds_left=95),
-        pb.Gate(name="parked", verdict=pb.VERDICT_FAIL, runbook="baton events parked"),
+        pb.Gate(name="parked", verdict=pb.VERDICT_FAIL, runbook="baton events parked", runbook_page="parked.md"),
     ]
     views = gates.gates(found)
     assert [(one.name, one.verdict) for one in views] == [
@@ -208,6 +217,7 @@ def test_gates_that_do_not_pass_come_first_with_what_to_do_and_time_to_go() -> N
     ]
     assert views[1].samples == "10 of 300 samples, about 95 s to go"
     assert (views[0].remedy, views[2].remedy) == ("baton events parked", "")
+    assert (views[0].page, views[1].page) == ("parked.md", "")
     found[1].ClearField("seconds_left")
     assert gates.gates(found)[1].samples == "10 of 300 samples, never enough at this rate"
 

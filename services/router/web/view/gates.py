@@ -28,6 +28,8 @@ class GateView:
     """Number and time to go; "" if there are enough."""
     remedy: str
     """The remedy, in words; "" if the gate passes."""
+    page: str
+    """The runbook; "" if the gate passes or has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ def _gate(gate: pb.Gate) -> GateView:
         gate.threshold,
         _samples(gate),
         "" if tone == "good" else gate.runbook,
+        "" if tone == "good" else gate.runbook_page,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.core.phase import ORDER, PHASES, Phase
+from services.router.core.runbooks import of_line
 from services.router.core.setting_message import phase_name
 from services.router.web.view.words import duration, percent, seconds_of, stamp
 
@@ -43,7 +44,8 @@ class Head:
     hold: bool
     hold_reason: str
     """Why traffic is held, by the latest rollback without a person; "" if a person did it."""
-    alerts: Sequence[str]
+    alerts: Sequence[tuple[str, str]]
+    """Each with its runbook, "" if it has none."""
     control_away: bool
     next: str
     """The next phase; "" if there is none."""
@@ -71,7 +73,7 @@ def head(status: pb.GetStatusResponse, now: float) -> Head:
         since=_since(status, now),
         hold=setting.hold,
         hold_reason=last.reason if last is not None and last.after.generation == setting.generation else "",
-        alerts=list(status.alerts),
+        alerts=[(alert, of_line(alert)) for alert in status.alerts],
         control_away=status.setting_stale,
         next=phase_name(status.next).value if status.next else "",
         blocked=status.blocked,
