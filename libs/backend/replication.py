@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 from uuid import uuid4
 
 from libs.backend.arrivals import fence_if_seized, terms_of
 from libs.backend.calls import Dependencies
 from libs.backend.checks import (
-    MAX_ACKS,
     MAX_PAGE,
     MAX_RECORDS,
     check_buckets,
@@ -23,13 +21,13 @@ from libs.backend.checks import (
     check_limit,
     check_rising,
     check_rule,
-    check_wait,
     store_of,
 )
 from libs.backend.comparison import Comparison
 from libs.backend.direct import DirectMethods
 from libs.backend.feed import ApplyLoop
 from libs.backend.lost_rows import lost_rows
+from libs.backend.outbox_methods import OutboxMethods
 from libs.backend.pages import page_of
 from libs.backend.parked import ParkedMethods
 from libs.backend.scopes import limited, scope_of
@@ -38,10 +36,9 @@ from libs.backend.write_locks import WriteLocks
 from libs.contract.descriptors import Contract
 from libs.contract.operations import CallContext, List, Operations, item_of
 from libs.errors import BatonError, InvalidField, StoreNotReady
-from libs.eventlog.identity import LogReplaced
 from libs.locks.measured import MeasuredLocks
 from libs.ownership.limits import MAX_COPY_BYTES
-from libs.ownership.model import BUCKETS, Outcome, Record, Version
+from libs.ownership.model import BUCKETS, Outcome, Record
 from libs.ownership.wire import (
     STORE_NUMBERS,
     bucket_from_pb,
@@ -50,7 +47,6 @@ from libs.ownership.wire import (
     read_bulk,
     record_from_pb,
     record_to_pb,
-    version_from_pb,
     version_to_pb,
 )
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
@@ -59,20 +55,16 @@ from libs.pb.baton.replication.v1.replication_pb2_grpc import (
     add_ReplicationServiceServicer_to_server,
 )
 from libs.pb.baton.telemetry.v1 import telemetry_pb2
-from libs.rpc.errors import Context, cut
+from libs.rpc.errors import Context
 from libs.rpc.limits import ANSWER_BYTES, HARD_MESSAGE_BYTES
 from libs.rpc.server import TypedService
-from libs.store.aside import Refusal
 from libs.store.inspection import ExportQuery
 from libs.store.limits import OutboxLimits
 from libs.store.port import ReleaseResult, StorePorts
 from libs.store.window import made_by
-from libs.tasks import all_or_none
 from libs.telemetry.vitals import Gauges, vitals
 
 log = logging.getLogger(__name__)
-
-MAX_REASON_BYTES = 500
 
 _Results = pb.ReleaseRecordsResponse
 _OUTCOMES = {
@@ -109,14 +101,7 @@ class StoreFacts:
     """Setting account_records; 0: no limit."""
 
 
-class FeedStopped(BatonError):
-    """The event log was replaced: nothing is published until an operator restarts the feeds."""
-
-    code = "FAILED_PRECONDITION"
-    reason = LogReplaced.reason
-
-
-class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
+class Replication(DirectMethods, OutboxMethods, ParkedMethods, ReplicationServiceServicer):
     """Raises InvalidField for requests that no router sends, StoreNotReady unless the store serves, and the ports'
     errors."""
 
@@ -356,55 +341,6 @@ class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
         )
         return pb.ReturnBucketsResponse(bucket_owners=[bucket_to_pb(one) for one in found if one is not None])
 
-    async def PullChanges(self, request: pb.PullChangesRequest, context: Context) -> pb.PullChangesResponse:
-        self._serving.check_copies()
-        self._feed.arrivals.auth.check_relay(request.relay_code)
-        limit, wait_seconds = check_limit(request.limit, MAX_RECORDS), check_wait(request.wait_seconds)
-        answer = pb.PullChangesResponse()
-        if request.aside:
-            for change, reason in await self._ports.aside.entries(limit):
-                version = version_to_pb(change.version)
-                answer.changes.add(key=change.key, version=version, event=change.event, aside_reason=reason)
-            return answer
-        self._logged.report_trouble(request.log_trouble, self._clock.monotonic())
-        if self._feed.replaced:
-            # Acknowledgements are of the former log, so they do not count.
-            raise FeedStopped(self._feed.replaced)
-        answer.takes_acknowledgements = True
-        check_count(request.acknowledged, "acknowledged", MAX_ACKS)
-        names = _names(request.acknowledged)
-        # The events are durable: their writes need not wait for the outbox.
-        self._logged.acknowledged(names)
-        pull = self._ports.outbox.pull(limit, wait_seconds, frozenset(names))
-        work: list[Coroutine[Any, Any, Any]] = [self._serving.unless_leaving(pull), self._ports.outbox.ack(names)]
-        entries, _ = await all_or_none(work)
-        for entry in entries or ():
-            version = version_to_pb(entry.version)
-            answer.changes.add(key=entry.key, version=version, event=entry.event, traceparent=entry.traceparent)
-        return answer
-
-    async def AckChanges(self, request: pb.AckChangesRequest, context: Context) -> pb.AckChangesResponse:
-        self._serving.check_copies()
-        check_count(request.changes, "changes", MAX_ACKS)
-        names = _names(request.changes)
-        ack = self._ports.aside.remove if request.aside else self._ports.outbox.ack
-        acknowledged = await ack(names)
-        self._logged.acknowledged(names)
-        return pb.AckChangesResponse(acknowledged=acknowledged)
-
-    async def SetChangesAside(self, request: pb.SetChangesAsideRequest, context: Context) -> pb.SetChangesAsideResponse:
-        self._serving.check_copies()
-        check_count(request.refusals, "refusals", MAX_ACKS)
-        refusals = [
-            Refusal(one.key, version_from_pb(one.version), cut(one.reason, MAX_REASON_BYTES))
-            for one in request.refusals
-        ]
-        moved = await self._ports.aside.set_aside(refusals)
-        for key, version in moved:
-            log.error("the log refuses %s %d-%d, it is set aside", key, *version)
-        self._logged.refused(moved)
-        return pb.SetChangesAsideResponse(set_aside=len(moved))
-
     async def ExportRecords(self, request: pb.ExportRecordsRequest, context: Context) -> pb.ExportRecordsResponse:
         self._serving.check_copies()
         limit = check_limit(request.limit, MAX_RECORDS)
@@ -446,19 +382,6 @@ class Replication(DirectMethods, ParkedMethods, ReplicationServiceServicer):
     async def LookAtRecords(self, request: pb.LookAtRecordsRequest, context: Context) -> pb.LookAtRecordsResponse:
         self._serving.check()
         return await self._comparison.looks(request)
-
-    async def ListUnlogged(self, request: pb.ListUnloggedRequest, context: Context) -> pb.ListUnloggedResponse:
-        self._serving.check_copies()
-        check_count(request.changes, "changes", MAX_ACKS)
-        names = _names(request.changes)
-        waiting = await self._ports.outbox.unlogged(names)
-        return pb.ListUnloggedResponse(
-            changes=[one for one, name in zip(request.changes, names, strict=True) if name in waiting]
-        )
-
-
-def _names(names: Iterable[pb.AckChangesRequest.Name]) -> list[tuple[str, Version]]:
-    return [(name.key, version_from_pb(name.version)) for name in names]
 
 
 def _result_to_pb(result: ReleaseResult) -> pb.ReleaseRecordsResponse.Result:
