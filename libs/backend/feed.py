@@ -19,17 +19,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from libs.backend.admission import marks_of
 from libs.backend.arrivals import Arrivals, fence_if_seized, why_unconfirmed
 from libs.backend.evidence import read_terms
+from libs.backend.feed_batch import Batch, note_term
 from libs.clock import Clock
 from libs.eventlog.cloudevents import HeadersInvalid, read_headers, traceparent_of
 from libs.eventlog.headers import pack
-from libs.eventlog.identity import LogReplaced, check_log, mark_of
+from libs.eventlog.identity import LogReplaced, check_log
 from libs.eventlog.port import Event, EventLog, EventLogError, LogReader, OffsetGone, Stored
-from libs.ownership.model import BulkEntry, BulkRelease, Record
+from libs.ownership.model import BulkEntry, BulkRelease
 from libs.ownership.wire import STORES, UnreadableRecord, maker_of_event
 from libs.rpc.errors import cut
 from libs.store.port import FeedStep, Parked, Position, StorePorts
@@ -58,43 +59,6 @@ COMPARE_SECONDS = 5.0
 _REASON_BYTES = 500
 _BEFORE_ALL = (-1, -1)
 """A position before every event."""
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Events of one poll, sorted by their treatment, and events without an effect of the polls before it."""
-
-    log_id: str
-    until: float
-    """Monotonic time until which the positions may wait, if no event has an effect."""
-    arrived: list[tuple[Stored, Record]] = field(default_factory=list)
-    bulk: list[BulkRelease] = field(default_factory=list)
-    parked: list[Parked] = field(default_factory=list)
-    skipped: int = 0
-    terms: dict[int, int] = field(default_factory=dict)
-    """Highest term that a terms event of the batch announced, by bucket."""
-    positions: dict[int, Position] = field(default_factory=dict)
-    last: dict[int, Stored] = field(default_factory=dict)
-    """Last event by partition."""
-    oldest_seconds: float | None = None
-    """Age of the oldest record."""
-    youngest_seconds: float = 0.0
-    """Age of the youngest event, if it is negative: its time is ahead of this process's clock."""
-
-    @property
-    def has_effect(self) -> bool:
-        """Whether an event changes more than the position."""
-        return bool(self.arrived or self.bulk or self.parked or self.terms)
-
-    @property
-    def records(self) -> list[Record]:
-        return [record for _, record in self.arrived]
-
-    def step(self) -> FeedStep:
-        marked = [
-            self.positions[part]._replace(mark=mark_of(self.log_id, stored)) for part, stored in self.last.items()
-        ]
-        return FeedStep(tuple(marked), tuple(self.parked), self.skipped, len(self.bulk))
 
 
 class ApplyLoop:
@@ -134,7 +98,7 @@ class ApplyLoop:
         self._newest_made: float | None = None
         """On the monotonic clock."""
         self._known_until: float | None = None
-        self._held: _Batch | None = None
+        self._held: Batch | None = None
         """Events without an effect that were read, and whose positions are not stored yet."""
         self._waiting: list[tuple[float, BulkRelease]] = []
         """Entries of bulk releases that could not be taken yet, one in each, with the time of the attempt."""
@@ -206,7 +170,7 @@ class ApplyLoop:
             epoch = reader.epoch
             await self._compare(log, positions)
             self._epoch = epoch
-        batch = self._held or _Batch(log.id, self._clock.monotonic() + HOLD_SECONDS)
+        batch = self._held or Batch(log.id, self._clock.monotonic() + HOLD_SECONDS)
         self._held = None
         if found:
             await self._sort(batch, found, positions)
@@ -228,7 +192,7 @@ class ApplyLoop:
         if held is not None:
             await self._apply(held, positions)
 
-    async def _apply(self, batch: _Batch, positions: dict[int, int]) -> None:
+    async def _apply(self, batch: Batch, positions: dict[int, int]) -> None:
         await fence_if_seized(self._ports, batch.terms)
         await self._park_unconfirmed(batch)
         for bulk in batch.bulk:
@@ -277,7 +241,7 @@ class ApplyLoop:
             steps = [Position(part, marks[part].next, marks[part].next, text) for part, text in own.items()]
             await self._ports.transfers.apply([], FeedStep(tuple(steps)))
 
-    async def _sort(self, batch: _Batch, found: Sequence[Stored], positions: dict[int, int]) -> None:
+    async def _sort(self, batch: Batch, found: Sequence[Stored], positions: dict[int, int]) -> None:
         batch.youngest_seconds = 0.0
         for stored in found:
             partition = stored.partition
@@ -291,7 +255,7 @@ class ApplyLoop:
                 # To decode a thousand entries takes a millisecond, and a poll may return a hundred such events.
                 await asyncio.sleep(0)
 
-    def _sort_event(self, batch: _Batch, stored: Stored) -> None:
+    def _sort_event(self, batch: Batch, stored: Stored) -> None:
         event = stored.event
         if why := self.arrivals.auth.why_refused(stored):
             batch.parked.append(self._parked(stored, why, unauthenticated=True))
@@ -317,7 +281,7 @@ class ApplyLoop:
         age = self._saw(batch, record.made_seconds)
         batch.oldest_seconds = max(age, batch.oldest_seconds or 0.0)
 
-    def _begin_spans(self, batch: _Batch) -> list[Span | None]:
+    def _begin_spans(self, batch: Batch) -> list[Span | None]:
         """Spans of the records that are applied, as far as their writes were traced."""
         if self._spans is None:
             return []
@@ -333,7 +297,7 @@ class ApplyLoop:
                 spans.append(self._spans.consumer(f"process {self._topic}", traceparent, attributes))
         return spans
 
-    def _sort_bulk(self, batch: _Batch, bulk: BulkRelease) -> None:
+    def _sort_bulk(self, batch: Batch, bulk: BulkRelease) -> None:
         if bulk.origin is self._ports.store:
             batch.skipped += 1
             return
@@ -358,7 +322,7 @@ class ApplyLoop:
             taken = await self._ports.transfers.take(replace(some, entries=tuple(by_entry)))
             self._waiting += [by_entry[one] for one in taken.missing]
 
-    async def _park_unconfirmed(self, batch: _Batch) -> None:
+    async def _park_unconfirmed(self, batch: Batch) -> None:
         unconfirmed = {id(record) for record in await self.arrivals.unconfirmed(batch.records)}
         for stored, record in batch.arrived if unconfirmed else ():
             if id(record) in unconfirmed:
@@ -372,7 +336,7 @@ class ApplyLoop:
         headers = pack(event.headers)
         return Parked(stored.partition, stored.offset, key, reason, event.value, headers, self._topic, unauthenticated)
 
-    def _is_system(self, batch: _Batch, event: Event) -> bool:
+    def _is_system(self, batch: Batch, event: Event) -> bool:
         """Whether the event is not of a record. A heartbeat of the other store shows how far its events were read."""
         try:
             attributes = read_headers(event.headers)
@@ -384,13 +348,13 @@ class ApplyLoop:
             self._saw(batch, attributes.time)
         return True
 
-    def _note_terms(self, batch: _Batch, event: Event) -> None:
+    def _note_terms(self, batch: Batch, event: Event) -> None:
         terms = read_terms(event)
         if terms is not None and STORES.get(terms.store) is self._ports.store.other:
             for one in terms.buckets:
-                _note_term(batch, one.bucket, one.term)
+                note_term(batch, one.bucket, one.term)
 
-    def _saw(self, batch: _Batch, made_seconds: float) -> float:
+    def _saw(self, batch: Batch, made_seconds: float) -> float:
         """Record the event's time, and return its age, at least 0."""
         age = self._clock.now() - made_seconds
         batch.youngest_seconds = min(age, batch.youngest_seconds)
@@ -411,7 +375,3 @@ class ApplyLoop:
             await self.arrivals.retry(parked)
         if len(found) < UNPARK_EVENTS:
             self._unpark_after = _BEFORE_ALL
-
-
-def _note_term(batch: _Batch, bucket: int, term: int) -> None:
-    batch.terms[bucket] = max(term, batch.terms.get(bucket, 0))
