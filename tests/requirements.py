@@ -1442,8 +1442,24 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         ),
     ),
     "operate.notify": Requirement(
-        "Webhooks report phases, rollbacks, blocks and job ends; external gates can be queried"
+        "Webhooks report phases, rollbacks, gates that fail, job ends and conflicts, signed, each at least once",
+        _in(
+            "unit/test_notices.py",
+            "each_change_of_phase_and_hold_is_told_once_and_in_order",
+            "each_end_of_a_job_is_told_once",
+            "a_gate_is_told_when_it_begins_to_fail",
+            "conflicts_are_told_when_there_are_more",
+            "a_notice_is_a_cloud_event",
+        )
+        + _in(
+            "integration/test_notify.py",
+            "a_receiver_that_fails_hangs_and_comes_back_gets_each_notice_in_order",
+            "a_notice_is_signed",
+            "one_router_sends",
+            "a_router_reports_a_rollback",
+        ),
     ),
+    "operate.gate-webhook": Requirement("A gate can ask an external URL; no answer in time is INCONCLUSIVE"),
     "operate.evidence": Requirement(
         "A difference is shown with request, both answers and fields, bounded, without secrets",
         (

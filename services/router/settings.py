@@ -128,6 +128,12 @@ class RouterSettings(ThresholdSettings):
     console_secret_file: Path | None = None
     """File with a secret that seals the page's sessions. Routers with the same secret accept each other's sessions, so
     `--workers` needs it. Empty: a random secret, and sessions end with the process."""
+    notify_url: str = ""
+    """Where notices are sent by webhook: changes of phase, rollbacks, gates that fail, ends of jobs, conflicts. It is
+    https, or http on this machine. Give it to all routers: one of them sends. Empty: none are sent."""
+    notify_secret_file: Path | None = None
+    """File with the secret that signs notices (HMAC-SHA256, as Standard Webhooks). It is read again when it changes.
+    Empty: they are not signed."""
     share_ports: bool = False
     """Other routers of this machine may listen on the same addresses, and the kernel spreads the connections over them
     (SO_REUSEPORT). `--workers` sets it for its routers."""

@@ -319,6 +319,12 @@ RUNBOOKS = (
         ),
         signs=("certificate of ",),
     ),
+    Runbook(
+        "notices",
+        "Notices are not delivered",
+        reasons=("NOTICE_NOT_DELIVERED",),
+        signs=("notices are not delivered", "notices were refused"),
+    ),
     Runbook("clocks", "Clocks differ", signs=("clocks are ",)),
     Runbook("internal-errors", "An error inside Baton", reasons=("INTERNAL", "NOT_OWNER", "CALL_LOOP", "TARGET_AWAY")),
 )

@@ -1,0 +1,217 @@
+"""Notices to the tools that people already have: which are due, and their form. Pure.
+
+A notice is due once: for each change of the setting that enters a phase or rolls back, for each job that ends or fails,
+when a gate of the next step begins to fail, and when a store has more unresolved conflicts than before. `Sent` is what
+has been delivered. The journal and the jobs are the queue, so a receiver that is away, or a router that ends, loses
+nothing but what came before the last `MOST_ENTRIES` changes.
+
+The form is CloudEvents 1.0, structured JSON. `text` is an extension attribute with the notice in one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from services.router.control.port import AUTOMATIC, JournalEntry
+from services.router.core.gates import GateResult, Verdict
+from services.router.core.jobs import Job, JobState
+from services.router.core.phase import Setting
+
+CONTENT_TYPE = "application/cloudevents+json"
+MOST_ENTRIES = 200
+"""Changes of the setting that a look takes from the journal, the newest."""
+
+PHASE, ROLLBACK, GATE, JOB, CONFLICT = (
+    "baton.phase.changed",
+    "baton.rolled.back",
+    "baton.gate.failed",
+    "baton.job.ended",
+    "baton.conflict.found",
+)
+_LEFT = frozenset({JobState.FINISHED, JobState.FAILED, JobState.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    id: str
+    """The same at every router, so that a receiver recognises a notice that comes twice."""
+    type: str
+    subject: str
+    seconds: float
+    """UNIX time."""
+    text: str
+    data: Mapping[str, Any]
+
+    def to_json(self, source: str) -> bytes:
+        """`source`: the migrated service, such as "/baton/sandbox.v1.SandboxService"."""
+        event = {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": source,
+            "type": self.type,
+            "subject": self.subject,
+            "time": datetime.fromtimestamp(self.seconds, UTC).isoformat(timespec="milliseconds"),
+            "datacontenttype": "application/json",
+            "text": self.text,
+            "data": self.data,
+        }
+        return json.dumps(event, ensure_ascii=False).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The migration at one moment."""
+
+    setting: Setting
+    entries: Sequence[JournalEntry]
+    """The newest changes, newest first."""
+    jobs: Sequence[Job]
+    gates: Sequence[GateResult]
+    """Of the next step."""
+    conflicts: Mapping[str, int]
+    """Unresolved conflicts by store, where they are known."""
+    seconds: float
+    """UNIX time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    generation: int
+    """Of the newest change that was reported."""
+    jobs: frozenset[str] = frozenset()
+    """Jobs that have ended, each with its end."""
+    failing: frozenset[str] = frozenset()
+    """Gates of the next step that fail."""
+    conflicts: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, state: State) -> Sent:
+        """Everything is known: nothing of it is due."""
+        jobs = frozenset(_end_of(job) for job in state.jobs if job.state in _LEFT)
+        return cls(state.setting.generation, jobs, _failing(state), dict(state.conflicts))
+
+    @classmethod
+    def from_json(cls, text: str) -> Sent | None:
+        """None if another release wrote it."""
+        try:
+            found = json.loads(text)
+            return cls(
+                int(found["generation"]),
+                frozenset(found["jobs"]),
+                frozenset(found["failing"]),
+                dict(found["conflicts"]),
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "generation": self.generation,
+                "jobs": sorted(self.jobs),
+                "failing": sorted(self.failing),
+                "conflicts": self.conflicts,
+            }
+        )
+
+
+def due(sent: Sent, state: State) -> Iterator[tuple[Notice | None, Sent]]:
+    """Each notice that is due, oldest first, and what has been sent once it is delivered. None: nothing is to be
+    delivered, but less is to be remembered."""
+    # A setting that was restored from a backup has an older generation.
+    generation = min(sent.generation, state.setting.generation)
+    for entry in reversed(state.entries):
+        if entry.after.generation > generation:
+            generation = entry.after.generation
+            sent = replace(sent, generation=generation)
+            yield _of_entry(entry), sent
+    kept = frozenset(_end_of(job) for job in state.jobs if job.state in _LEFT)
+    for job in sorted(state.jobs, key=lambda one: one.ended_seconds):
+        if job.state in _LEFT and _end_of(job) not in sent.jobs:
+            sent = replace(sent, jobs=sent.jobs | {_end_of(job)})
+            yield _of_job(job), sent
+    for gate in state.gates:
+        if gate.verdict is Verdict.FAIL and gate.name not in sent.failing:
+            sent = replace(sent, failing=sent.failing | {gate.name})
+            yield _of_gate(gate, state), sent
+    for store, number in state.conflicts.items():
+        if number > sent.conflicts.get(store, 0):
+            sent = replace(sent, conflicts={**sent.conflicts, store: number})
+            yield _of_conflicts(store, number, state), sent
+    left = replace(
+        sent,
+        generation=generation,
+        jobs=sent.jobs & kept,
+        failing=sent.failing & _failing(state),
+        conflicts={**sent.conflicts, **state.conflicts},
+    )
+    if left != sent:
+        yield None, left
+
+
+def _failing(state: State) -> frozenset[str]:
+    return frozenset(gate.name for gate in state.gates if gate.verdict is Verdict.FAIL)
+
+
+def _end_of(job: Job) -> str:
+    # A job that failed may be continued, and fail again.
+    return f"{job.id} {job.state.value} {job.ended_seconds:.3f}"
+
+
+def _of_entry(entry: JournalEntry) -> Notice | None:
+    before, after = entry.before, entry.after
+    back = entry.action in ("rollback", AUTOMATIC)
+    if not back and before.phase is after.phase and before.hold is after.hold:
+        return None
+    reason = f": {entry.reason}" if entry.reason else ""
+    if back:
+        how = "rolled back by itself" if entry.action == AUTOMATIC else f"{entry.actor} rolled back"
+        text = f"{how} from {before.phase.value} to {after.phase.value}{reason}"
+    elif before.phase is after.phase:
+        text = f"{entry.actor} {'set' if after.hold else 'lifted'} the hold at A{reason}"
+    else:
+        overridden = ", gates overridden" if entry.overridden else ""
+        text = f"{entry.actor} moved from {before.phase.value} to {after.phase.value}{overridden}{reason}"
+    data = {
+        "generation": after.generation,
+        "action": entry.action,
+        "actor": entry.actor,
+        "reason": entry.reason,
+        "overridden": entry.overridden,
+        "before": {"phase": before.phase.value, "hold": before.hold},
+        "after": {"phase": after.phase.value, "hold": after.hold},
+    }
+    kind = ROLLBACK if back else PHASE
+    return Notice(f"change-{after.generation}", kind, f"generation/{after.generation}", entry.time_seconds, text, data)
+
+
+def _of_job(job: Job) -> Notice:
+    note = f": {job.note}" if job.note else ""
+    data = {
+        "job": job.id,
+        "kind": job.kind,
+        "state": job.state.value,
+        "actor": job.actor,
+        "note": job.note,
+        "done": job.done,
+        "total": job.total,
+    }
+    id_ = f"job-{job.id}-{job.state.value}-{round(job.ended_seconds * 1000)}"
+    return Notice(id_, JOB, f"jobs/{job.id}", job.ended_seconds, f"{job.id} is {job.state.value}{note}", data)
+
+
+def _of_gate(gate: GateResult, state: State) -> Notice:
+    data = {"gate": gate.name, "evidence": gate.evidence, "threshold": gate.threshold}
+    id_ = f"gate-{gate.name}-{state.setting.generation}-{round(state.seconds)}"
+    text = f"gate {gate.name} blocks the next step: {gate.evidence}"
+    return Notice(id_, GATE, f"gates/{gate.name}", state.seconds, text, data)
+
+
+def _of_conflicts(store: str, number: int, state: State) -> Notice:
+    text = f"store {store} has {number} unresolved conflict{'s' if number > 1 else ''}: baton conflicts"
+    id_ = f"conflicts-{store}-{number}-{round(state.seconds)}"
+    return Notice(id_, CONFLICT, f"stores/{store}", state.seconds, text, {"store": store, "conflicts": number})
