@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from libs.backend.checks import MAX_ACKS, MAX_RECORDS, check_count, check_limit, check_wait
@@ -20,6 +20,7 @@ from libs.pb.baton.replication.v1 import replication_pb2 as pb
 from libs.pb.baton.replication.v1.replication_pb2_grpc import ReplicationServiceServicer
 from libs.rpc.errors import Context, cut
 from libs.store.aside import Refusal
+from libs.store.outbox import ChangeEntry
 from libs.store.port import StorePorts
 from libs.tasks import all_or_none
 
@@ -63,13 +64,18 @@ class OutboxMethods(ReplicationServiceServicer):
         names = _names(request.acknowledged)
         # The events are durable: their writes need not wait for the outbox.
         self._logged.acknowledged(names)
-        pull = self._ports.outbox.pull(limit, wait_seconds, frozenset(names))
-        work: list[Coroutine[Any, Any, Any]] = [self._serving.unless_leaving(pull), self._ports.outbox.ack(names)]
+        work: list[Coroutine[Any, Any, Any]] = [self._pull(limit, wait_seconds, names), self._ports.outbox.ack(names)]
         entries, _ = await all_or_none(work)
         for entry in entries or ():
             version = version_to_pb(entry.version)
             answer.changes.add(key=entry.key, version=version, event=entry.event, traceparent=entry.traceparent)
         return answer
+
+    async def _pull(
+        self, limit: int, wait_seconds: float, names: Sequence[tuple[str, Version]]
+    ) -> list[ChangeEntry] | None:
+        """Pull changes without those that are being acknowledged; None if the store leaves."""
+        return await self._serving.unless_leaving(self._ports.outbox.pull(limit, wait_seconds, frozenset(names)))
 
     async def AckChanges(self, request: pb.AckChangesRequest, context: Context) -> pb.AckChangesResponse:
         self._serving.check_copies()
