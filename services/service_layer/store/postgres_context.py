@@ -39,6 +39,11 @@ class Gauge:
         self._depth = Depth(0, 0, 0.0)
         self._counted = float("-inf")
         self._valid_seconds = 0.0
+        self._is_exact = True
+        """No change by this process fell into the last count."""
+        self._changes = 0
+        self._total = Depth(0, 0, 0.0)
+        """All additions of this process."""
         self._held = HELD_NOTHING
         self._held_until = float("-inf")
         self._lock = asyncio.Lock()
@@ -47,20 +52,23 @@ class Gauge:
 
     def added(self, entries: int, size: int) -> None:
         """Count a commit of this process at once, and wake the waiting reader of the outbox."""
-        self._depth = self._depth._replace(entries=self._depth.entries + entries, bytes=self._depth.bytes + size)
+        self._depth = _plus(self._depth, entries, size)
+        self._total = _plus(self._total, entries, size)
+        self._changes += 1
         self.changed.set()
 
     def removed(self, entries: int, size: int) -> None:
         depth = self._depth
+        self._changes += 1
         left = max(0, depth.entries - entries)
         oldest = depth.oldest_seconds if left else 0.0
         self._depth = Depth(left, max(0, depth.bytes - size), oldest)
 
     async def depth(self) -> Depth:
         """Return the depth, at most two seconds old, with all changes of this process."""
-        if not self._is_fresh():
+        if not (self._is_fresh() and self._is_exact):
             async with self._lock:
-                if not self._is_fresh():
+                if not (self._is_fresh() and self._is_exact):
                     await self._count()
         return self._depth
 
@@ -97,14 +105,21 @@ class Gauge:
     async def _count(self) -> None:
         loop = asyncio.get_running_loop()
 
-        async def count(connection: Connection) -> tuple[Depth, float]:
-            began = loop.time()
+        async def count(connection: Connection) -> tuple[Depth, Depth, int, float]:
+            began, before, changes = loop.time(), self._total, self._changes
             row = await connection.fetchrow(sql.DEPTH)
-            return Depth(row["entries"], row["bytes"], row["age"] / 1000), loop.time() - began
+            return Depth(row["entries"], row["bytes"], row["age"] / 1000), before, changes, loop.time() - began
 
-        self._depth, cost = await self._pool.run(count)
+        depth, before, changes, cost = await self._pool.run(count)
+        # A commit during the count may be in it or not. Counted twice it does less harm than not at all.
+        self._is_exact = changes == self._changes
+        self._depth = _plus(depth, self._total.entries - before.entries, self._total.bytes - before.bytes)
         self._counted = loop.time()
         self._valid_seconds = min(self._MOST_SECONDS, max(self._LEAST_SECONDS, cost * self._COST_FACTOR))
+
+
+def _plus(depth: Depth, entries: int, size: int) -> Depth:
+    return depth._replace(entries=depth.entries + entries, bytes=depth.bytes + size)
 
 
 def _note_failure(refresh: asyncio.Task[Depth]) -> None:
