@@ -45,9 +45,10 @@ BOUND_SECONDS = 30.0
 @asynccontextmanager
 async def taken(*pools: Pool) -> AsyncIterator[None]:
     """All their connections are in use."""
-    done = asyncio.Event()
+    done, held = asyncio.Event(), []
 
     async def hold(connection: Any) -> None:
+        held.append(connection)
         await done.wait()
 
     sizes = [int(pool.engine.pool.size()) for pool in pools]  # type: ignore[attr-defined]
@@ -56,6 +57,8 @@ async def taken(*pools: Pool) -> AsyncIterator[None]:
     ]
     try:
         await eventually(lambda: [pool.in_use for pool in pools] == sizes, what="the pools are full")
+        # A connection counts as in use before it is there.
+        await eventually(lambda: len(held) == sum(sizes), what="the connections are there")
         yield
     finally:
         done.set()
