@@ -80,7 +80,7 @@ MIGRATION = (
         ),
     ),
 )
-"""The first page: what an operator looks at during a migration."""
+"""The overview of a migration."""
 
 
 def dashboards() -> dict[Path, str]:

@@ -57,7 +57,7 @@ class Frame:
 
 @dataclass(slots=True)
 class Camera(Screen):
-    """A screen that nobody looks at: it keeps what a terminal would show."""
+    """A screen without a terminal: it records the frames that a terminal would show."""
 
     frames: list[Frame] = field(default_factory=list)
     _told: list[str] = field(default_factory=list)

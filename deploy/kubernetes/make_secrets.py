@@ -1,4 +1,4 @@
-"""Makes the credentials of the trial overlay, those that are missing; what exists is left as it is.
+"""Makes the missing credentials of the trial overlay. Existing ones are kept.
 
 python -m deploy.kubernetes.make_secrets [DIRECTORY]
 

@@ -76,7 +76,7 @@ SYSTEM = (
         "ticket",
         "min by (lane) (baton_job_idle_seconds) > 600",
         "The job of the lane {{ $labels.lane }} has not advanced for {{ $value | humanizeDuration }}.",
-        "baton jobs: what it waits for. It slows down while live traffic suffers.",
+        "baton jobs shows the reason for the wait. Jobs slow down while live traffic suffers.",
     ),
     Alert(
         "BatonConflicts",
