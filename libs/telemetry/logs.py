@@ -61,6 +61,9 @@ def configure(level: str, *, as_json: bool) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # While a broker is unavailable, the client logs it many times a second; the waiting loop logs it once.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    for client in ("httpx2", "httpcore2"):
+        # They log each request with its address, and the address of a webhook may be a secret.
+        logging.getLogger(client).setLevel(logging.WARNING)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -2,86 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
+import logging
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from libs.clock import SystemClock
+from libs.clock import Clock, ManualClock, SystemClock
 from libs.secret_file import SecretFile
+from libs.telemetry.logs import configure
 from services.router.control.memory import MemoryControlStore
 from services.router.control.port import JournalEntry
+from services.router.core.gates import GateResult, Verdict
+from services.router.core.jobs import Job, JobState
 from services.router.core.phase import Phase
-from services.router.features.notices import notices
-from services.router.flows.steering import notify
-from services.router.flows.steering.notify import NotDelivered, Notifications, Watched, Webhook, parse_secret
+from services.router.features.webhooks import notices
+from services.router.flows.jobs.runner import Jobs
+from services.router.flows.steering import notify, webhook
+from services.router.flows.steering.notices import Sent
+from services.router.flows.steering.notify import NotDelivered, Notifications, Watched
+from services.router.flows.steering.webhook import Reply, Webhook, parse_secret
 from tests.system.control import running_controlled_system, running_loops
+from tests.system.receiver import HANG, Receiver, running_receiver
 from tests.waiting import eventually
 
 SECRET = b"0123456789abcdef01234567"
-HANG = 0
-"""Instead of a status: no answer."""
-
-
-@dataclass
-class Receiver:
-    port: int = 0
-    status: int = 200
-    received: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
-
-    @property
-    def ids(self) -> list[str]:
-        return [json.loads(body)["id"] for _, body in self.received]
-
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.add(task)
-        try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
-                await self._answer(reader, writer)
-        finally:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
-        self.received.append((headers, await reader.readexactly(int(headers["content-length"]))))
-        self.paths.append(first.split(" ")[1])
-        if self.status == HANG:
-            await self.over.wait()
-        # A body without an end: it is not read.
-        moved = f"location: {self.url}/moved\r\n" if self.status == 302 else ""
-        writer.write(f"HTTP/1.1 {self.status} x\r\n{moved}content-length: 1000000\r\n\r\n".encode())
-        await writer.drain()
 
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    made = Receiver()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    yield made
-    made.over.set()
-    server.close()
-    await asyncio.gather(*made.tasks)
+    async with running_receiver() as made:
+        yield made
 
 
 @dataclass
@@ -89,11 +45,14 @@ class Site:
     control: MemoryControlStore
     receiver: Receiver
     secret: SecretFile[bytes]
+    gates: tuple[GateResult, ...] = ()
+    known: bool = True
 
-    def router(self, name: str) -> Notifications:
-        watched = Watched(tuple, tuple, dict)
-        webhook = Webhook(self.receiver.url, "/baton/toy.Shelf", self.secret, SystemClock())
-        return Notifications(self.control, watched, webhook, SystemClock(), name)
+    def router(self, name: str, clock: Clock | None = None) -> Notifications:
+        watched = Watched(tuple, lambda _: self.gates, dict, lambda: self.known)
+        clock = clock or SystemClock()
+        sender = Webhook(self.receiver.url, "/baton/toy.Shelf", self.secret, clock)
+        return Notifications(self.control, watched, sender, clock, name)
 
     async def change(self, **fields: Any) -> None:
         before = await self.control.load()
@@ -103,7 +62,7 @@ class Site:
 
 @pytest.fixture
 def site(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(notify, "POST_SECONDS", 0.3)
+    monkeypatch.setattr(webhook, "POST_SECONDS", 0.3)
     file = tmp_path / "secret"
     file.touch(0o600)
     file.write_bytes(SECRET + b"\n")
@@ -158,6 +117,12 @@ async def test_a_notice_that_the_receiver_refuses_is_given_up_and_the_next_one_f
     router, receiver = site.router("router-1"), site.receiver
     await router.look()
     await site.change(phase=Phase.SHADOW)
+    for status in (401, 404):
+        receiver.status = status
+        for _ in range(notify.REFUSALS + 1):
+            with pytest.raises(NotDelivered):
+                await router.look()
+    receiver.received.clear()
     receiver.status = 400
     for _ in range(notify.REFUSALS - 1):
         with pytest.raises(NotDelivered):
@@ -169,6 +134,68 @@ async def test_a_notice_that_the_receiver_refuses_is_given_up_and_the_next_one_f
     await site.change(phase=Phase.DUAL_WRITE)
     await router.look()
     assert receiver.ids == ["change-2"] * notify.REFUSALS + ["change-3"]
+
+
+async def test_a_notice_about_a_gate_is_the_same_in_each_attempt_and_is_given_up_too(site: Site) -> None:
+    clock, receiver = ManualClock(), site.receiver
+    router = site.router("router-1", clock)
+    await router.look()
+    site.gates = (GateResult("lag", "s", Verdict.FAIL, "seen", "wanted"),)
+    receiver.status = 422
+    for _ in range(notify.REFUSALS - 1):
+        with pytest.raises(NotDelivered):
+            await router.look()
+        clock.advance(60.0)
+    await router.look()
+    assert (router.given_up, len(receiver.ids), len(set(receiver.ids))) == (1, notify.REFUSALS, 1)
+    clock.advance(notify.GIVEN_UP_SECONDS)
+    assert router.alerts == [], "an alert for an hour"
+
+
+async def test_a_router_that_stood_still_does_not_put_back_the_record_of_the_next_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock()
+    site.control = MemoryControlStore(clock=clock)
+    first, second = site.router("router-1", clock), site.router("router-2", clock)
+    await first.look()
+    await site.change(phase=Phase.SHADOW)
+
+    async def standstill(*arguments: Any) -> Reply:
+        monkeypatch.undo()
+        await second.look()
+        clock.advance(notify.LEASE_SECONDS + 1)
+        await second.look()
+        await site.change(phase=Phase.DUAL_WRITE)
+        await second.look()
+        return await first._webhook.post(*arguments)
+
+    monkeypatch.setattr(first._webhook, "post", standstill)
+    await first.look()
+    await second.look()
+    assert site.receiver.ids == ["change-2", "change-3", "change-2"], "no notice is sent again afterwards"
+
+
+async def test_a_router_sends_nothing_before_it_knows_jobs_and_measurements(site: Site) -> None:
+    router = site.router("router-1")
+    await router.look()
+    await site.change(phase=Phase.SHADOW)
+    site.known = False
+    await site.router("router-2").look()
+    assert site.receiver.received == []
+
+
+async def test_the_address_is_not_logged(site: Site, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """It may be a secret: whoever knows it can post there."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.DEBUG)
+    configure("debug", as_json=False)
+    router = site.router("router-1")
+    await router.look()
+    await site.change(phase=Phase.SHADOW)
+    await router.look()
+    assert site.receiver.ids == ["change-2"]
+    assert "hook" not in capsys.readouterr().err
 
 
 async def test_a_router_reports_a_rollback(receiver: Receiver) -> None:
@@ -184,6 +211,25 @@ async def test_a_router_reports_a_rollback(receiver: Receiver) -> None:
             back = replace(after, generation=after.generation + 1, phase=Phase.OFF)
             await controlled.store.change(JournalEntry(2.0, "ann", "rollback", "it is slow", after, back))
             await eventually(lambda: _has(receiver, "ann rolled back from SHADOW to OFF: it is slow"))
+
+
+async def test_a_router_that_has_just_started_does_not_report_old_jobs_again(receiver: Receiver) -> None:
+    job = Job("backfill", "backfill to B", "ann", id="backfill-1", state=JobState.FINISHED, ended_seconds=9.0)
+    sent = Sent(1, frozenset({"backfill-1 FINISHED 9.000"}))
+    async with running_controlled_system() as controlled:
+        flows = controlled.flows
+        flows.settings = flows.settings.model_copy(update={"notify_url": receiver.url})
+        await controlled.store.add(job)
+        await controlled.store.remember(notify.SENT, sent.to_json())
+        flows.jobs = Jobs(controlled.store, (), "router-9", SystemClock())
+        (loop,) = notices(flows).loops
+        await eventually(lambda: flows.measurement.fresh)
+        await loop._run_body()
+        await flows.jobs.look()
+        await loop._run_body()
+        known = Sent.from_json(await controlled.store.remembered(notify.SENT) or "")
+        assert known is not None and known.jobs == sent.jobs
+        assert [found for found in receiver.events if found["type"] == "baton.job.ended"] == []
 
 
 async def _remembered(control: MemoryControlStore) -> bool:

@@ -15,7 +15,7 @@ from services.router.control.port import AUTOMATIC, JournalEntry
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.jobs import Job, JobState
 from services.router.core.phase import Phase, Setting
-from services.router.features.notices import check_url
+from services.router.features.webhooks import check_url
 from services.router.flows.steering.notices import CONTENT_TYPE, Notice, Sent, State, due
 
 OFF, SHADOW = Setting(1, Phase.OFF), Setting(2, Phase.SHADOW)
@@ -61,7 +61,7 @@ def test_each_change_of_phase_and_hold_is_told_once_and_in_order() -> None:
     now = state(replace(held, generation=5, hold=False), *entries)
     assert texts(Sent(1), now) == [
         ("baton.phase.changed", "ann moved from OFF to SHADOW, gates overridden: why"),
-        ("baton.rolled.back", "rolled back by itself from SHADOW to OFF: why"),
+        ("baton.rolled.back", "Baton rolled back by itself from SHADOW to OFF: why"),
         ("baton.phase.changed", "ann lifted the hold at A: why"),
     ]
     notices, sent = told(Sent(1), now)
@@ -109,7 +109,14 @@ def test_each_end_of_a_job_is_told_once() -> None:
 
 def test_a_gate_is_told_when_it_begins_to_fail() -> None:
     seen, sent = [], Sent(1)
-    for verdict in (Verdict.INCONCLUSIVE, Verdict.FAIL, Verdict.FAIL, Verdict.PASS, Verdict.FAIL):
+    for verdict in (
+        Verdict.INCONCLUSIVE,
+        Verdict.FAIL,
+        Verdict.INCONCLUSIVE,
+        Verdict.FAIL,
+        Verdict.PASS,
+        Verdict.FAIL,
+    ):
         notices, sent = told(sent, state(gates=(gate("lag", verdict), gate("audit", Verdict.PASS))))
         seen += [one.text for one in notices]
     assert seen == ["gate lag blocks the next step: seen"] * 2
@@ -123,13 +130,24 @@ def test_conflicts_are_told_when_there_are_more() -> None:
     assert seen == [1, 3, 3]
 
 
+def test_a_repeated_attempt_has_the_id_of_the_first_one_and_a_new_occasion_another() -> None:
+    def failing(seconds: float) -> State:
+        return state(gates=(gate("lag", Verdict.FAIL),), conflicts={"B": 1}, seconds=seconds)
+
+    first, sent = told(Sent(1), failing(100.0))
+    again, _ = told(Sent(1), failing(200.0))
+    assert [one.id for one in first] == [one.id for one in again] == ["gate-lag-1", "conflicts-B-2"]
+    _, sent = told(sent, state(gates=(gate("lag", Verdict.PASS),), conflicts={"B": 0}))
+    assert [one.id for one in told(sent, failing(100.0))[0]] == ["gate-lag-3", "conflicts-B-4"]
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"generation": "x"}', "null"])
 def test_a_mark_that_another_release_wrote_begins_anew(text: str) -> None:
     assert Sent.from_json(text) is None
 
 
 def test_a_mark_is_read_back() -> None:
-    sent = Sent(7, frozenset({"a FAILED 1.000"}), frozenset({"lag"}), {"A": 2})
+    sent = Sent(7, frozenset({"a FAILED 1.000"}), frozenset({"lag"}), {"A": 2}, 5)
     assert Sent.from_json(sent.to_json()) == sent
 
 
@@ -158,15 +176,16 @@ def test_a_notice_is_a_cloud_event(notice: Notice) -> None:
         ("https://user:word@example.com/", "user or a password"),
         ("https://example.com:port/", "not valid"),
         ("hook", "https"),
+        ("https://example.com/a\u0007b", "https"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused(url: str, fault: str) -> None:
     with pytest.raises(WrongSetting, match=fault):
-        check_url(url)
+        check_url("notify_url", url, "notify_secret_file")
 
 
 @pytest.mark.parametrize(
     "url", ["https://example.com/hook", "http://127.0.0.1:9/x", "http://[::1]:9/", "http://localhost/"]
 )
 def test_an_address_that_can_be_used_is_accepted(url: str) -> None:
-    check_url(url)
+    check_url("notify_url", url, "notify_secret_file")

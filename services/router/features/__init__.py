@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.router.features import copying, ending, log, notices, recovery, signals, steering
+from services.router.features import copying, ending, log, recovery, signals, steering, webhooks
 from services.router.features.shared import Feature, SharedFlows
 
 FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
@@ -32,7 +32,7 @@ FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
     recovery.records,
     recovery.recover,
     ending.ending,
-    notices.notices,
+    webhooks.notices,
     log.adopted_logs,
     log.events,
     log.heartbeat,

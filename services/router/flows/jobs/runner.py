@@ -59,6 +59,8 @@ class Jobs:
         self._view: tuple[Job, ...] = ()
         self._runs: dict[str, tuple[Run, asyncio.Task[None]]] = {}
         self._changed = asyncio.Event()
+        self.known = False
+        """Whether this router has read the jobs since its start."""
         self.trouble = ""
         """Reason why this router cannot read the jobs; "" if it can."""
         self.loop = Loop("jobs", self._body, first_pause_seconds=0.1, longest_pause_seconds=1.0)
@@ -203,6 +205,7 @@ class Jobs:
         # A state that this router stored during the read is newer.
         known = {job.id: job for job in self._view}
         self._view = tuple(max(known.get(job.id, job), job, key=lambda one: one.version) for job in jobs)
+        self.known = True
         for job in reversed(self._view):
             kind = self._kinds.get(job.kind)
             if kind is None or not job.state.wants_a_runner or job.id in self._runs or len(self._runs) >= MAX_JOBS:

@@ -1,9 +1,9 @@
 """Notices to the tools that people already have: which are due, and their form. Pure.
 
 A notice is due once: for each change of the setting that enters a phase or rolls back, for each job that ends or fails,
-when a gate of the next step begins to fail, and when a store has more unresolved conflicts than before. `Sent` is what
-has been delivered. The journal and the jobs are the queue, so a receiver that is away, or a router that ends, loses
-nothing but what came before the last `MOST_ENTRIES` changes.
+when a gate of the next step begins to fail, and when a store has more unresolved conflicts than before. `Sent` records
+the delivered notices. The journal and the jobs are the queue, so if a receiver is away or a router ends, only changes
+before the last `MOST_ENTRIES` are lost.
 
 The form is CloudEvents 1.0, structured JSON. `text` is an extension attribute with the notice in one sentence.
 """
@@ -38,7 +38,7 @@ _LEFT = frozenset({JobState.FINISHED, JobState.FAILED, JobState.CANCELLED})
 @dataclass(frozen=True, slots=True)
 class Notice:
     id: str
-    """The same at every router, so that a receiver recognises a notice that comes twice."""
+    """The same at every router and in every attempt, so that a receiver recognises a notice that comes twice."""
     type: str
     subject: str
     seconds: float
@@ -87,12 +87,15 @@ class Sent:
     failing: frozenset[str] = frozenset()
     """Gates of the next step that fail."""
     conflicts: Mapping[str, int] = field(default_factory=dict)
+    number: int = 0
+    """Of the last notice about a gate or about conflicts. Their ids have it."""
 
     @classmethod
     def of(cls, state: State) -> Sent:
-        """Everything is known: nothing of it is due."""
+        """No notice about this state is due."""
         jobs = frozenset(_end_of(job) for job in state.jobs if job.state in _LEFT)
-        return cls(state.setting.generation, jobs, _failing(state), dict(state.conflicts))
+        # If the record is lost, the numbers go on above the former ones.
+        return cls(state.setting.generation, jobs, _failing(state), dict(state.conflicts), int(state.seconds))
 
     @classmethod
     def from_json(cls, text: str) -> Sent | None:
@@ -103,9 +106,10 @@ class Sent:
                 int(found["generation"]),
                 frozenset(found["jobs"]),
                 frozenset(found["failing"]),
-                dict(found["conflicts"]),
+                {store: int(number) for store, number in found["conflicts"].items()},
+                int(found["number"]),
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def to_json(self) -> str:
@@ -115,13 +119,14 @@ class Sent:
                 "jobs": sorted(self.jobs),
                 "failing": sorted(self.failing),
                 "conflicts": self.conflicts,
+                "number": self.number,
             }
         )
 
 
 def due(sent: Sent, state: State) -> Iterator[tuple[Notice | None, Sent]]:
-    """Each notice that is due, oldest first, and what has been sent once it is delivered. None: nothing is to be
-    delivered, but less is to be remembered."""
+    """Each notice that is due, oldest first, and the record once it is delivered. None: the record changes without a
+    notice."""
     # A setting that was restored from a backup has an older generation.
     generation = min(sent.generation, state.setting.generation)
     for entry in reversed(state.entries):
@@ -136,17 +141,19 @@ def due(sent: Sent, state: State) -> Iterator[tuple[Notice | None, Sent]]:
             yield _of_job(job), sent
     for gate in state.gates:
         if gate.verdict is Verdict.FAIL and gate.name not in sent.failing:
-            sent = replace(sent, failing=sent.failing | {gate.name})
-            yield _of_gate(gate, state), sent
+            sent = replace(sent, failing=sent.failing | {gate.name}, number=sent.number + 1)
+            yield _of_gate(gate, state, sent.number), sent
     for store, number in state.conflicts.items():
         if number > sent.conflicts.get(store, 0):
-            sent = replace(sent, conflicts={**sent.conflicts, store: number})
-            yield _of_conflicts(store, number, state), sent
+            sent = replace(sent, conflicts={**sent.conflicts, store: number}, number=sent.number + 1)
+            yield _of_conflicts(store, number, state, sent.number), sent
+    # A gate without evidence, such as after a restart, has not recovered.
+    not_passing = frozenset(gate.name for gate in state.gates if gate.verdict is not Verdict.PASS)
     left = replace(
         sent,
         generation=generation,
         jobs=sent.jobs & kept,
-        failing=sent.failing & _failing(state),
+        failing=sent.failing & not_passing,
         conflicts={**sent.conflicts, **state.conflicts},
     )
     if left != sent:
@@ -169,7 +176,7 @@ def _of_entry(entry: JournalEntry) -> Notice | None:
         return None
     reason = f": {entry.reason}" if entry.reason else ""
     if back:
-        how = "rolled back by itself" if entry.action == AUTOMATIC else f"{entry.actor} rolled back"
+        how = "Baton rolled back by itself" if entry.action == AUTOMATIC else f"{entry.actor} rolled back"
         text = f"{how} from {before.phase.value} to {after.phase.value}{reason}"
     elif before.phase is after.phase:
         text = f"{entry.actor} {'set' if after.hold else 'lifted'} the hold at A{reason}"
@@ -204,14 +211,14 @@ def _of_job(job: Job) -> Notice:
     return Notice(id_, JOB, f"jobs/{job.id}", job.ended_seconds, f"{job.id} is {job.state.value}{note}", data)
 
 
-def _of_gate(gate: GateResult, state: State) -> Notice:
+def _of_gate(gate: GateResult, state: State, number: int) -> Notice:
     data = {"gate": gate.name, "evidence": gate.evidence, "threshold": gate.threshold}
-    id_ = f"gate-{gate.name}-{state.setting.generation}-{round(state.seconds)}"
+    id_ = f"gate-{gate.name}-{number}"
     text = f"gate {gate.name} blocks the next step: {gate.evidence}"
     return Notice(id_, GATE, f"gates/{gate.name}", state.seconds, text, data)
 
 
-def _of_conflicts(store: str, number: int, state: State) -> Notice:
-    text = f"store {store} has {number} unresolved conflict{'s' if number > 1 else ''}: baton conflicts"
-    id_ = f"conflicts-{store}-{number}-{round(state.seconds)}"
-    return Notice(id_, CONFLICT, f"stores/{store}", state.seconds, text, {"store": store, "conflicts": number})
+def _of_conflicts(store: str, conflicts: int, state: State, number: int) -> Notice:
+    text = f"store {store} has {conflicts} unresolved conflict{'s' if conflicts > 1 else ''}: baton conflicts"
+    id_ = f"conflicts-{store}-{number}"
+    return Notice(id_, CONFLICT, f"stores/{store}", state.seconds, text, {"store": store, "conflicts": conflicts})
