@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.identity.principal import ANONYMOUS, Principal, Role
+from libs.pb.baton.control.v1 import conflicts_pb2, events_pb2, records_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
-from libs.pb.baton.control.v1 import events_pb2
 from libs.pb.baton.record.v1 import record_pb2
 from services.router.web.render import for_operator, render, sections
 from services.router.web.session import Session
-from services.router.web.view import buckets, differences, gates, journal, phases, stores, words, work
-from services.router.web.view.page import SECTIONS, Answers, context
+from services.router.web.view import buckets, differences, gates, journal, phases, record, stores, words, work
+from services.router.web.view.page import MOST_OF_A_STORE, SECTIONS, Answers, context
 
 A, B = record_pb2.STORE_A, record_pb2.STORE_B
 NOW = 1_900_000_000.0
@@ -87,7 +88,8 @@ def test_hostile_text_is_escaped_wherever_it_stands() -> None:
     for name, text in html.items():
         assert "<script" not in text, name
         assert '" onload' not in text, name
-        assert "\u202e" not in text and "\x1b" not in text, name
+        read = re.sub(r'<input type="hidden"[^>]*>', "", text)
+        assert "\u202e" not in read and "\x1b" not in read, name
     assert r"\u202e" in html["head"], "it is visible instead"
 
 
@@ -151,6 +153,10 @@ def test_the_latency_of_b_stands_against_the_limit_of_a() -> None:
             one for one in stores.stores(found, {"gate_latency_margin_percent": 10.0}).rows if one.label == "p99"
         )
         assert (row.cells[1].tone, row.cells[1].note) == (tone, "limit 11 ms")
+    unknown = next(one for one in stores.stores(found, None).rows if one.label == "p99")
+    assert (unknown.cells[1].tone, unknown.cells[1].note) == ("", ""), (
+        "a limit that was not read is not the default one"
+    )
     meter = stores.stores(found, {}).meter
     assert meter is not None and meter.is_over and meter.value > meter.limit
 
@@ -237,6 +243,41 @@ def test_a_job_offers_what_its_state_allows(state: pb.Job.State.ValueType, actio
     assert (view.rate, view.eta) == (("50", "15 s") if state == pb.Job.STATE_RUNNING else ("", ""))
 
 
+def test_jobs_under_way_come_first() -> None:
+    states = (pb.Job.STATE_FINISHED, pb.Job.STATE_RUNNING, pb.Job.STATE_CANCELLED, pb.Job.STATE_FAILED)
+    found = work.jobs([pb.Job(id=str(number), state=state) for number, state in enumerate(states)])
+    assert [one.id for one in found] == ["1", "3", "0", "2"]
+
+
+def test_the_owner_of_a_row_is_not_known_while_its_store_is_unreachable() -> None:
+    one, other = record.rows(
+        [records_pb2.RecordAt(store=A, trouble="away"), records_pb2.RecordAt(store=B, exists=True)]
+    )
+    assert (one.owner, other.owner) == (words.NOT_KNOWN, "on its way")
+    row = pb.ExplainResponse.Row(store=A, trouble="away")
+    assert [one.owner for one in record.explained(pb.ExplainResponse(rows=[row]))] == [words.NOT_KNOWN]
+
+
+def test_the_name_in_a_form_is_the_name_of_the_record() -> None:
+    name = 'x\u202e"y'
+    conflict = conflicts_pb2.Conflict(store=A, key=name)
+    answers = Answers({"ListConflicts": conflicts_pb2.ListConflictsResponse(conflicts=[conflict])})
+    assert 'name="key" value="x\u202e&#34;y"' in shown(status(), answers)["events"]
+
+
+def test_a_list_that_is_cut_says_so() -> None:
+    def html(number: int) -> str:
+        events = [events_pb2.ParkedEvent(store=A, key="r", offset=one) for one in range(number)]
+        return shown(status(), Answers({"ListParked": events_pb2.ListParkedResponse(events=events)}))["events"]
+
+    assert "lists more" in html(MOST_OF_A_STORE) and "lists more" not in html(MOST_OF_A_STORE - 1)
+
+
+def test_calls_that_wait_and_lost_writes_that_could_not_be_read_are_not_none() -> None:
+    html = shown(status(), Answers(troubles={"ListPendingCalls": "no answer 1", "GetLedger": "no answer 2"}))["events"]
+    assert "no answer 1" in html and "no answer 2" in html
+
+
 def test_an_example_of_a_difference_shows_values_request_and_answers_and_escapes_them() -> None:
     difference = pb.ShadowDifference(operation="get", key=HOSTILE, fields=["spec.image"])
     difference.one.store, difference.other.store = A, B
@@ -255,11 +296,13 @@ def test_an_example_of_a_difference_shows_values_request_and_answers_and_escapes
 def test_an_entry_of_the_journal_shows_before_and_after() -> None:
     before = pb.Setting(generation=3, phase=pb.PHASE_SHADOW)
     after = pb.Setting(generation=4, phase=pb.PHASE_DUAL_WRITE, flags={"x.use_service_layer": True})
+    after.cohorts.add(name="staging", names="sandboxes/stg-*", permille=50)
     view = journal.entry(pb.JournalEntry(generation=4, actor="ann", before=before, after=after))
     differing = {name: (old, new) for name, old, new, differs in view.fields if differs}
     assert differing == {
         "generation": ("3", "4"),
         "phase": ("SHADOW", "DUAL_WRITE"),
+        "cohort staging": ("unset", "5 %, names sandboxes/stg-*"),
         "flag x.use_service_layer": ("unset", "B"),
     }
 

@@ -8,11 +8,9 @@ from typing import Any
 from libs.pb.baton.control.v1 import approvals_pb2, conflicts_pb2, events_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.web.calls import CALL_SECONDS, Caller, CallFailed
-from services.router.web.view.page import Answers
+from services.router.web.view.page import MOST_OF_A_STORE, Answers
 
 JOURNAL_ENTRIES = 20
-MOST = 50
-"""Parked events, and conflicts, of each store."""
 RECONCILE = "reconcile"
 
 
@@ -26,8 +24,8 @@ async def read(caller: Caller, earlier: Answers | None = None, seconds: float = 
         "ListJobs": pb.ListJobsRequest(),
         "ListJournal": pb.ListJournalRequest(limit=JOURNAL_ENTRIES),
         "GetLedger": pb.GetLedgerRequest(),
-        "ListParked": events_pb2.ListParkedRequest(limit=MOST),
-        "ListConflicts": conflicts_pb2.ListConflictsRequest(limit=MOST),
+        "ListParked": events_pb2.ListParkedRequest(limit=MOST_OF_A_STORE),
+        "ListConflicts": conflicts_pb2.ListConflictsRequest(limit=MOST_OF_A_STORE),
         "ListPendingCalls": approvals_pb2.ListPendingCallsRequest(),
     }
     answers = Answers()

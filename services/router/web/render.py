@@ -1,4 +1,7 @@
-"""Templates of the page. Every value is escaped for HTML, and its control and direction characters are made visible."""
+"""Templates of the page. Every value is escaped for HTML, and its control and direction characters are made visible.
+
+Values of hidden fields keep these characters: they name a record or an event, and are not shown.
+"""
 
 from __future__ import annotations
 

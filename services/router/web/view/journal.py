@@ -60,6 +60,7 @@ def _fields(setting: Setting) -> dict[str, str]:
         "rehearsal": ", ".join(map(str, setting.rehearsal)) or "no",
         "two-person rule": "on" if setting.two_person else "off",
         "principals": "subjects" if setting.serves_subjects else "anonymous",
+        **{f"cohort {one.name}": f"{percent(one.permille)} %, {one.rule}" for one in setting.cohorts},
         **{f"flag {name}": "B" if value else "A" for name, value in setting.flags},
         **{f"limit {name}": plain(value) for name, value in setting.limits},
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ OF_STATUS = SECTIONS[:6]
 """Those that the status alone fills."""
 
 OLD_REPORT_SECONDS = 5.0
+MOST_OF_A_STORE = 50
+"""Parked events, and conflicts, of each store on the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,14 @@ class Answers:
 
 def context(status: pb.GetStatusResponse, answers: Answers, now: float) -> Mapping[str, Any]:
     """`now`: UNIX time in seconds."""
-    limits = {one.name: one.value for one in answers.get("ListLimits", pb.ListLimitsResponse()).limits}
+    limits = answers.get("ListLimits", None)
     shadow = answers.get("GetShadow", None)
     examples = answers.get("ListDifferences", pb.ListDifferencesResponse()).examples
     ledger = answers.get("GetLedger", pb.GetLedgerResponse())
     return {
         "head": phases.head(status, now),
         "routers": [_router(one, status.setting.generation) for one in status.routers],
-        "stores": stores.stores(status, limits),
+        "stores": stores.stores(status, None if limits is None else {one.name: one.value for one in limits.limits}),
         "strip": buckets.strip(status),
         "canary": buckets.canary(status),
         "gates": gates.gates(status.gates),
@@ -80,6 +83,7 @@ def context(status: pb.GetStatusResponse, answers: Answers, now: float) -> Mappi
         "jobs_trouble": answers.trouble("ListJobs"),
         "ledger": work.ledger(status.ledger),
         "lost": [one.key for one in ledger.lost],
+        "lost_trouble": answers.trouble("GetLedger"),
         **_left(answers),
         "clients": work.clients(status.clients),
         "journal": journal.entries(answers.get("ListJournal", pb.ListJournalResponse()).entries),
@@ -96,8 +100,17 @@ def _left(answers: Answers) -> dict[str, Any]:
         "parked_trouble": answers.trouble("ListParked") or "; ".join(parked.troubles),
         "conflicts": work.conflicts(conflicts.conflicts),
         "conflicts_trouble": answers.trouble("ListConflicts") or "; ".join(conflicts.troubles),
+        "parked_cut": _is_cut(one.store for one in parked.events),
+        "conflicts_cut": _is_cut(one.store for one in conflicts.conflicts),
+        "most": MOST_OF_A_STORE,
+        "pending_trouble": answers.trouble("ListPendingCalls"),
         "pending": [Pending(one.id, one.effect, one.subject, one.reason) for one in pending.calls],
     }
+
+
+def _is_cut(stores_of_rows: Iterable[int]) -> bool:
+    """Whether a store may have more rows than the page asked for."""
+    return max(Counter(stores_of_rows).values(), default=0) >= MOST_OF_A_STORE
 
 
 def _router(one: pb.RouterStatus, generation: int) -> Router:

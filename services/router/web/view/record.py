@@ -50,7 +50,7 @@ def rows(found: Sequence[records_pb2.RecordAt]) -> list[RowView]:
             store(one.store),
             _state(one),
             version(one.version) if one.HasField("version") else NOT_KNOWN,
-            store(one.owner) or "on its way",
+            _owner(one),
             f"{count(one.bytes)} bytes" if one.exists else NOT_KNOWN,
             one.content,
             one.trouble or one.corrupt,
@@ -66,13 +66,18 @@ def explained(found: pb.ExplainResponse) -> list[RowView]:
             store(one.store),
             "unknown" if one.trouble else "no row" if not one.exists else "live" if one.live else "deleted",
             version(one.version) if one.HasField("version") else NOT_KNOWN,
-            store(one.owner) or "on its way",
+            _owner(one),
             NOT_KNOWN,
             "",
             one.trouble,
         )
         for one in found.rows
     ]
+
+
+def _owner(one: records_pb2.RecordAt | pb.ExplainResponse.Row) -> str:
+    """Without a row it is the owner of the bucket."""
+    return NOT_KNOWN if one.trouble else store(one.owner) or "on its way"
 
 
 def _state(one: records_pb2.RecordAt) -> str:

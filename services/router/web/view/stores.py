@@ -73,8 +73,8 @@ class Stores:
     """Counts of both stores together: label and number."""
 
 
-def stores(status: pb.GetStatusResponse, limits: Mapping[str, float]) -> Stores:
-    """`limits`: values in force by name, as `ListLimits` returns them."""
+def stores(status: pb.GetStatusResponse, limits: Mapping[str, float] | None) -> Stores:
+    """`limits`: values in force by name, as `ListLimits` returns them; None if they are not known."""
     both = {store(one.store): one for one in status.stores}
     calls = {store(one.store): one for one in status.measured}
     a, b = (both.get(name, pb.StoreStatus()) for name in "AB")
@@ -176,10 +176,14 @@ def _parked(status: pb.StoreStatus) -> Cell:
     return Cell(count(parked), tone="bad" if parked else "")
 
 
-def _limit(calls_of_a: pb.MeasuredCalls, limits: Mapping[str, float]) -> float | None:
+def _limit(calls_of_a: pb.MeasuredCalls, limits: Mapping[str, float] | None) -> float | None:
     """P99 that B must stay below to count as equal to A; None without a measurement of A."""
     p99 = _known(calls_of_a, "p99_seconds")
-    return None if p99 is None else p99 * (1 + limits.get(LATENCY_MARGIN.name, LATENCY_MARGIN.default) / 100)
+    return (
+        None
+        if p99 is None or limits is None
+        else p99 * (1 + limits.get(LATENCY_MARGIN.name, LATENCY_MARGIN.default) / 100)
+    )
 
 
 def _meter(calls: pb.MeasuredCalls, limit_seconds: float | None) -> Meter | None:

@@ -9,7 +9,7 @@ from libs.pb.baton.control.v1 import conflicts_pb2, events_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.web.view.words import count, duration, enum_word, rate, stamp, store, version
 
-ENDED = frozenset({"FINISHED", "CANCELLED"})
+ENDED = frozenset({pb.Job.STATE_FINISHED, pb.Job.STATE_CANCELLED})
 _TONES = {"FAILED": "bad", "PAUSED": "warn", "RUNNING": "live", "QUEUED": "live", "FINISHED": "good"}
 
 
@@ -77,7 +77,7 @@ class Ledger:
 
 def jobs(found: Sequence[pb.Job]) -> list[JobView]:
     """Jobs under way come first."""
-    return sorted((job(one) for one in found), key=lambda one: one.state in ENDED)
+    return [job(one) for one in sorted(found, key=lambda one: one.state in ENDED)]
 
 
 def job(found: pb.Job) -> JobView:
