@@ -166,6 +166,18 @@ async def test_the_stream_sends_sections_and_ends_with_the_router() -> None:
             assert "event: ended" in text
 
 
+async def test_a_look_at_the_stream_has_an_end() -> None:
+    async with console() as (browser, router):
+        await browser.sign_in(actor="ann")
+        async with connected(browser.address) as stream:
+            cookie = {"host": browser.address, "cookie": f"{COOKIE}={browser.cookie}"}
+            await stream.request("HEAD", "/console/events", None, cookie)
+            assert (await stream.answer()).headers["content-type"].startswith("text/event-stream")
+            await stream.request("GET", "/console/sign-in", None, cookie)
+            assert (await stream.answer()).status == 200, "the connection serves the next request"
+            assert router.control.gate.streams == 0
+
+
 async def test_the_journal_has_permalinks() -> None:
     async with console() as (browser, router):
         await browser.sign_in(actor="ann")

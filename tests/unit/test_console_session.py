@@ -26,6 +26,7 @@ def test_a_cookie_opens_with_its_key_until_its_time_is_over() -> None:
     assert "token" not in sealed
     assert Seal(KEY).open(sealed, NOW + SECONDS - 1) == session, "another router with the same secret"
     assert Seal(KEY).open(sealed, NOW + SECONDS + 1) is None
+    assert Seal(KEY).end(sealed) == NOW + SECONDS
     assert Seal(b"another secret").open(sealed, NOW) is None
     assert Seal().open(sealed, NOW) is None
     assert Seal(KEY).open(sealed[:-2] + "xx", NOW) is None
@@ -43,7 +44,8 @@ def test_scripts_and_other_sites_cannot_use_the_cookie() -> None:
         assert f"; {part}" in cookie
     assert "Secure" not in set_cookie("value", secure=False)
     assert "Max-Age=0" in set_cookie("", secure=True)
-    assert cookie_of(Headers({"cookie": "other=1; baton_console=abc"})) == "abc"
+    for other in ("other=1", 'other={"a": 1}', "ü=[1, 2]", "@="):
+        assert cookie_of(Headers({"cookie": f"{other}; baton_console=abc; {other}"})) == "abc", other
     assert cookie_of(Headers({"cookie": "baton_console"})) == cookie_of(Headers({})) == ""
 
 

@@ -43,6 +43,7 @@ from services.router.web.verbs import VERBS, agreed, result
 from services.router.web.view import differences, journal
 from services.router.web.view.page import context
 
+EVENTS = "text/event-stream"
 FORM_BYTES = 16 * 1024
 MOST_NAME_CHARACTERS = 100
 OWN_FIELDS = frozenset({CSRF_FIELD, "generation", "confirm", "reason"})
@@ -138,7 +139,7 @@ class Console:
                     return self._sign_in_page(out.trouble, 401 if out.trouble else 200)
                 return _problem("Signed out", out.trouble or "Sign in again.", 401)
             except CallFailed as error:
-                return _problem("The router refused", error.message, 502)
+                return _problem("The call failed", error.message, error.http_code)
             except BatonError as error:
                 code = error.http_code if isinstance(error, RefusedByHttp) else HTTP_CODES[code_of(error)]
                 return _problem("Refused", error.message, code)
@@ -159,10 +160,12 @@ class Console:
 
     async def _events(self, request: Request) -> Response:
         visit = await self._visit(request)
+        if request.method == "HEAD":
+            # The page asks so whether its session is over. A body would never end.
+            return Response(media_type=EVENTS)
         own = for_operator(visit.session, visit.principal)
-        return StreamingResponse(
-            live.follow(visit.caller, own, self._clock, self._draining), media_type="text/event-stream"
-        )
+        until = self._seal.end(cookie_of(request.headers))
+        return StreamingResponse(live.follow(visit.caller, own, self._clock, self._draining, until), media_type=EVENTS)
 
     async def _plan(self, request: Request) -> Response:
         """Show the effects of a change. Nothing changes."""

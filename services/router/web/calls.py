@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import grpc
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import error_details_pb2
 
 from libs.errors import BatonError
 from libs.http.call import DoorCall, Ended
+from libs.http.errors import HTTP_CODES
 from libs.http.gateway import failure
 from libs.identity.principal import Principal
 from libs.pb.baton.control.v1 import control_pb2 as pb
@@ -35,12 +35,12 @@ _ANSWERS: Mapping[str, Any] = {
 class CallFailed(Exception):
     """A call of the control API failed. The message is the API's."""
 
-    def __init__(self, message: str, reason: str = "", *, signed_out: bool = False) -> None:
-        """`signed_out`: the API does not accept the session's credentials (any more)."""
+    def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN) -> None:
         super().__init__(message)
         self.message = message
-        self.reason = reason
-        self.signed_out = signed_out
+        self.http_code = HTTP_CODES[code]
+        self.signed_out = code is grpc.StatusCode.UNAUTHENTICATED
+        """The API does not accept the session's credentials (any more)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Caller:
         except Ended as error:
             raise failed(error) from None
         except TimeoutError:
-            raise CallFailed(f"{method}: the router did not answer within {seconds:g} s") from None
+            raise _late(method, seconds) from None
         return _ANSWERS[method].FromString(data)
 
     async def stream(self, method: str, request: Any, take: Callable[[Any], Awaitable[None]]) -> None:
@@ -125,7 +125,7 @@ class Caller:
             async with asyncio.timeout(CALL_SECONDS):
                 await asyncio.create_task(self.stream(method, request, take))
         except TimeoutError:
-            raise CallFailed(f"{method}: the router did not answer within {CALL_SECONDS:g} s") from None
+            raise _late(method, CALL_SECONDS) from None
         return found
 
 
@@ -137,8 +137,14 @@ def _call(session: Session, peer: Peer, request: bytes, seconds: float | None = 
 
 
 def failed(error: BatonError | Ended) -> CallFailed:
-    """The API's error, with its reason."""
+    """The API's error."""
     found = failure(error)
-    info = error_details_pb2.ErrorInfo()
-    reason = next((info.reason for one in found.status.details if one.Is(info.DESCRIPTOR) and one.Unpack(info)), "")
-    return CallFailed(found.status.message, reason, signed_out=found.code is grpc.StatusCode.UNAUTHENTICATED)
+    return CallFailed(found.status.message, found.code)
+
+
+def _late(method: str, seconds: float) -> CallFailed:
+    return CallFailed(
+        f"{method}: the router did not answer within {seconds:g} s; if it is a change, the journal shows whether it was"
+        " made",
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    )

@@ -30,18 +30,22 @@ def event(name: str, value: Any) -> bytes:
 
 
 async def follow(
-    caller: Caller, own: Mapping[str, Any], clock: Clock, draining: Callable[[], bool]
+    caller: Caller, own: Mapping[str, Any], clock: Clock, draining: Callable[[], bool], until: float
 ) -> AsyncIterator[bytes]:
-    """`own`: the context of this operator."""
+    """`own`: the context of this operator. `until`: end of the session, in UNIX seconds."""
     yield b"retry: %d\n\n" % RETRY_MILLISECONDS
     latest, answers = _Latest(), _Answers(caller)
     request = pb.WatchStatusRequest(interval_seconds=STATUS_SECONDS)
     watch = asyncio.create_task(caller.stream("WatchStatus", request, latest.take))
     watch.add_done_callback(latest.end)
     reading = asyncio.create_task(answers.keep())
+    reading.add_done_callback(latest.end)
     try:
         shown: dict[str, str] = {}
         while (status := await latest.next()) is not None and not draining():
+            if clock.now() >= until:
+                yield event("ended", {"text": "the session is over", "signed_out": True})
+                return
             names = OF_STATUS if answers.latest is None else SECTIONS
             values = {**own, **context(status, answers.latest or Answers(), clock.now())}
             for name, html in sections(values, names).items():
@@ -49,7 +53,7 @@ async def follow(
                     shown[name] = html
                     yield event("section", {"id": name, "html": html})
             yield event("tick", {"generation": status.setting.generation})
-        if (error := _failure(watch)) is not None:
+        if (error := _failure(watch) or _failure(reading)) is not None:
             yield event("ended", {"text": error.message, "signed_out": error.signed_out})
     finally:
         for task in (watch, reading):
@@ -87,7 +91,7 @@ class _Latest:
         self._changed.set()
 
     async def next(self) -> pb.GetStatusResponse | None:
-        """None at the end of the stream."""
+        """None when the stream has ended."""
         await self._changed.wait()
         if self._ended:
             return None
@@ -95,8 +99,9 @@ class _Latest:
         return self._status
 
 
-def _failure(watch: asyncio.Task[None]) -> CallFailed | None:
-    error = watch.exception() if watch.done() and not watch.cancelled() else None
+def _failure(task: asyncio.Task[None]) -> CallFailed | None:
+    """Raises the error if it is a defect."""
+    error = task.exception() if task.done() and not task.cancelled() else None
     if error is not None and not isinstance(error, CallFailed):
         raise error
     return error

@@ -13,11 +13,11 @@ import hmac
 import json
 import secrets
 from dataclasses import asdict, dataclass
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 
 from libs.http.errors import RefusedByHttp
 
@@ -85,14 +85,15 @@ class Seal:
         except (InvalidToken, ValueError, TypeError):
             return None
 
+    def end(self, value: str) -> float:
+        """UNIX time at which a session that this key has opened ends."""
+        return float(self._fernet.extract_timestamp(value.encode()) + SECONDS)
+
 
 def cookie_of(headers: Headers) -> str:
     """Value of the session's cookie; "" without one."""
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found is not None else ""
+    # Cookies know no ports: a program on the same host may have set one that `http.cookies` cannot read.
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
 
 
 def set_cookie(value: str, *, secure: bool) -> str:
