@@ -25,6 +25,14 @@ BOUND_MILLISECONDS = 60_000
 POSTED = """
 async () => (await fetch("/console/do/lift", {method: "POST", body: new URLSearchParams({generation: "1"})})).status
 """
+HIDDEN_AND_SHOWN = """
+() => {
+  for (const hidden of [true, false]) {
+    Object.defineProperty(document, "hidden", {configurable: true, get: () => hidden})
+    document.dispatchEvent(new Event("visibilitychange"))
+  }
+}
+"""
 TOO_WIDE = """
 () => [...document.querySelectorAll("body *")]
   .filter((one) => !one.closest(".scroll, dialog") && one.getBoundingClientRect().right > innerWidth + 1)
@@ -137,6 +145,11 @@ async def test_an_operator_steers_a_migration_from_the_page(tmp_path: Path) -> N
             await tab.agree(dialog, f"Advance to {to}", "a drill")
             for one in (tab, phone):
                 await one.page.locator("[aria-current=step]").get_by_text(to, exact=True).wait_for()
+        # The page was opened in OFF, and offers the way back of the phase that it is in now.
+        offered = page.locator("#rollback select[name=to] option")
+        await playwright.expect(offered).to_have_text(["DUAL_WRITE", "SHADOW", "OFF"], timeout=BOUND_MILLISECONDS)
+        async with page.expect_request("**/console/events"):
+            await page.evaluate(HIDDEN_AND_SHOWN)
         await page.get_by_label("Share of B").fill("10")
         await tab.agree(await tab.plan("canary"), "Set 10 %")
         await phone.shows("102 owned by B", "#buckets")

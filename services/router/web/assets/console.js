@@ -3,6 +3,8 @@
 
 const SILENT_MILLISECONDS = 5000
 const RETRY_MILLISECONDS = 3000
+// A change asks the router up to three times, 10 seconds each.
+const ANSWER_MILLISECONDS = 40_000
 
 const main = document.getElementById("main")
 const link = document.getElementById("link")
@@ -49,8 +51,9 @@ function connect() {
 }
 
 async function again() {
+  if (document.hidden) return
   try {
-    const answer = await fetch(main.dataset.events, { method: "HEAD" })
+    const answer = await fetch(main.dataset.events, { method: "HEAD", signal: AbortSignal.timeout(ANSWER_MILLISECONDS) })
     if (answer.status === 401) return signedOut()
   } catch {
     // The router is away: the next attempt shows whether it is back.
@@ -62,7 +65,7 @@ async function again() {
 function signedOut() {
   stream.close()
   const to = document.createElement("a")
-  to.href = new URL("sign-in", main.dataset.events.replace("events", "").replace(/^/, location.origin))
+  to.href = main.dataset.events.replace(/events$/, "sign-in")
   to.textContent = "Sign in again"
   linkText.textContent = `Signed out, stale since ${clock(heardAt)}. `
   linkText.append(to)
@@ -72,14 +75,22 @@ function signedOut() {
 }
 
 setInterval(() => {
-  if (link.dataset.state === "live" && Date.now() - heardAt > SILENT_MILLISECONDS) {
+  if (link.dataset.state !== "stale" && Date.now() - heardAt > SILENT_MILLISECONDS) {
     show("stale", `Stale since ${clock(heardAt)}`)
   }
 }, 1000)
 
+// A browser opens six connections to a router, for all its tabs: those that nobody sees leave them to the others.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) stream.close()
+  else if (stream.readyState === EventSource.CLOSED) connect()
+})
+
 // --- Updates, which keep focus, open details and typed values ---
 
 function update(section, html) {
+  // A router of a newer release may have more sections than this page.
+  if (section === null) return
   const template = document.createElement("template")
   template.innerHTML = html
   const fresh = template.content.querySelector("section")
@@ -105,7 +116,8 @@ function morph(old, fresh) {
     if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name)
   }
   // What an operator types or chooses is theirs until they send it.
-  if (old.matches("input:not([type=hidden]), select, textarea")) return
+  if (old.matches("select")) return offer(old, fresh)
+  if (old.matches("input:not([type=hidden]), textarea")) return
   const wanted = [...fresh.childNodes]
   wanted.forEach((next, index) => {
     const now = old.childNodes[index]
@@ -117,6 +129,16 @@ function morph(old, fresh) {
   while (old.childNodes.length > wanted.length) old.lastChild.remove()
 }
 
+// The new options, and the operator's choice if it is still among them.
+function offer(old, fresh) {
+  const first = (select) => ([...select.options].find((one) => one.defaultSelected) ?? select.options[0])?.value
+  const chosen = old.value === first(old) ? undefined : old.value
+  const options = [...fresh.options]
+  if (first(old) === first(fresh) && String([...old.options].map((one) => one.value)) === String(options.map((one) => one.value))) return
+  old.replaceChildren(...options)
+  if (options.some((one) => one.value === chosen)) old.value = chosen
+}
+
 const alike = (one, other) => one.nodeName === other.nodeName && (one.id ?? "") === (other.id ?? "")
 
 // --- Verbs: first the plan, then the change ---
@@ -126,6 +148,7 @@ async function send(form) {
     method: "POST",
     headers: { "content-type": "application/x-www-form-urlencoded" },
     body: new URLSearchParams(new FormData(form)),
+    signal: AbortSignal.timeout(ANSWER_MILLISECONDS),
   })
   return { ok: answer.ok, html: await answer.text() }
 }
@@ -138,10 +161,12 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault()
   const button = event.submitter
   button.disabled = true
-  if (form.matches(".verb")) opener = button
+  if (!dialog.contains(button)) opener = button
   let html
   try {
-    html = (await send(form)).html
+    const answer = await send(form)
+    html = answer.html
+    if (answer.ok && !form.matches(".verb")) opener?.form?.reset()
   } catch {
     html = '<h2 id="plan-title">No answer</h2><p>The router did not answer, so it is not known whether anything changed. Look at the journal.</p><div class="buttons"><button type="button" data-close>Close</button></div>'
   }

@@ -179,11 +179,9 @@ def _parked(status: pb.StoreStatus) -> Cell:
 def _limit(calls_of_a: pb.MeasuredCalls, limits: Mapping[str, float] | None) -> float | None:
     """P99 that B must stay below to count as equal to A; None without a measurement of A."""
     p99 = _known(calls_of_a, "p99_seconds")
-    return (
-        None
-        if p99 is None or limits is None
-        else p99 * (1 + limits.get(LATENCY_MARGIN.name, LATENCY_MARGIN.default) / 100)
-    )
+    if p99 is None or limits is None:
+        return None
+    return float(p99 * (1 + limits.get(LATENCY_MARGIN.name, LATENCY_MARGIN.default) / 100))
 
 
 def _meter(calls: pb.MeasuredCalls, limit_seconds: float | None) -> Meter | None:
