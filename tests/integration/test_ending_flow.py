@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from libs.clock import SystemClock
+from libs.errors import InvalidField
 from libs.ownership.model import Record, Row, Store, Version, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
@@ -151,6 +152,8 @@ async def test_an_open_certificate_exports_nothing(controlled: ControlledSystem)
 
 
 async def test_a_file_that_is_not_the_last_export_is_not_recorded(controlled: ControlledSystem) -> None:
+    with pytest.raises(InvalidField, match="64 hexadecimal digits"):
+        await ending(controlled).record(ANN, "a.backup", "z" * 64, Sum(1, 7))
     with pytest.raises(BackupUnfit, match="nothing was recorded"):
         await ending(controlled).record(ANN, "a.backup", "0" * 64, Sum(1, 7))
     await controlled.store.remember("backup export", json.dumps({"records": 1, "digest": f"{7:032x}"}))

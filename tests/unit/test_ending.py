@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +83,7 @@ def with_gate(name: str, verdict: Verdict, facts: Facts = FACTS) -> Facts:
         (replace(FACTS, setting=Setting(9, Phase.CUTOVER, hold=True)), ["hold"]),
         (replace(FACTS, ledger=LedgerCounts(7, 7, lost=1)), ["ledger-total"]),
         (replace(FACTS, ledger=LedgerCounts(7, 7, doubled=1)), ["ledger-total"]),
+        (replace(FACTS, ledger=None), ["ledger-total"]),
         (with_gate("a-owns-nothing", FAIL), ["a-owns-nothing"]),
         (with_gate("a-owns-nothing", INCONCLUSIVE), ["a-owns-nothing"]),
         (with_gate("deep-comparison", INCONCLUSIVE), ["deep-comparison"]),
@@ -176,6 +180,8 @@ def test_the_totals_keep_the_counts_of_routers_that_have_ended_or_started_again(
     assert found.total == LedgerCounts(15, 13, waiting=2, lost=1), "two has ended"
     found = found.seen({"one": LedgerCounts(1, 1)})
     assert found.total == LedgerCounts(16, 14, dropped=2, lost=1), "one has started again, and checks no more"
+    found = LedgerTotals().seen({"one": LedgerCounts(5, 5, lost=1)}).seen({"one": LedgerCounts(9, 9)})
+    assert found.total == LedgerCounts(14, 14, lost=1), "it has started again, and already sampled more than before"
 
 
 class Views:
@@ -202,11 +208,43 @@ async def test_a_chronicle_outlives_its_router_its_jobs_and_its_clients() -> Non
     jobs = Jobs()
     jobs.view = ()
     known = await Chronicle(control, jobs, Views(), lambda: clients, clock, "router-2").read()
+    assert known.counted is not None
     assert list(known.counted.jobs) == ["rehearsal-1"]
     (client,) = known.counted.clients.values()
     assert (client["name"], client["at"], client["last_call"]) == ("worker", "router", "2023-11-14T22:13:10Z")
     assert [one["phase"] for one in known.history.phases.newest] == ["OFF"]
-    assert Counted.from_json("[]") == Counted()
+
+
+async def test_counts_of_another_release_are_kept_and_not_taken_for_none() -> None:
+    control = MemoryControlStore()
+    for text in ('{"ledger": {"ended": [1, 2, 3, 4, 5, 6, 7, 8], "running": {}}, "clients": {}, "jobs": {}}', "[]"):
+        await control.remember(COUNTED, text)
+        chronicle = Chronicle(control, Jobs(), Views(), list, ManualClock(), "router-1")
+        assert (await chronicle.read()).counted is None
+        await chronicle.look()
+        assert await control.remembered(COUNTED) == text
+    assert b'"ledger":null' in document(replace(FACTS, ledger=None))
+    view = {"certificate": json.loads(document(replace(FACTS, ledger=None))), "digest": "", "key": "", "code": ""}
+    assert "not known" in "\n".join(lines(view))
+
+
+async def test_a_change_during_a_look_pushes_no_entry_out_of_the_history() -> None:
+    class Busy(MemoryControlStore):
+        """Another router changes the setting before each of the first reads of the journal."""
+
+        left = 2
+
+        async def journal(self, limit: int) -> Sequence[JournalEntry]:
+            if self.left:
+                self.left -= 1
+                before = await self.load()
+                await self.change(entry(before.generation + 1, AUTOMATIC, before.phase, before.phase))
+            return await super().journal(limit)
+
+    control = Busy()
+    assert (await control.load()).generation == 1
+    history = (await Chronicle(control, Jobs(), Views(), list, ManualClock(), "router-1").read()).history
+    assert (history.generation, history.phases.total, history.rollbacks.total) == (3, 1, 2)
 
 
 async def test_one_router_at_a_time_adds_to_the_chronicle() -> None:
@@ -219,8 +257,15 @@ async def test_one_router_at_a_time_adds_to_the_chronicle() -> None:
 async def test_a_report_of_another_release_is_left_out() -> None:
     control = MemoryControlStore()
     await control.report(Report("router-9", 1, "{}"))
-    known = await Chronicle(control, Jobs(), Views(), list, ManualClock(), "router-1").read()
-    assert known.counted.ledger.total == LedgerCounts()
+    chronicle = Chronicle(control, Jobs(), Views(), list, ManualClock(), "router-1")
+    known = await chronicle.read()
+    assert known.counted is not None and known.counted.ledger.total == LedgerCounts()
+    counted = Counted(LedgerTotals(running={"router-9": LedgerCounts(7, 7)}))
+    await control.remember(COUNTED, counted.to_json())
+    for _ in range(2):
+        await chronicle.add()
+    kept = Counted.from_json(await control.remembered(COUNTED) or "")
+    assert kept.ledger == counted.ledger, "it has not ended: its counts are not added up"
 
 
 STANDING = Standing(Phase.CUTOVER, [], "", False, True, False, "", False)
@@ -278,6 +323,11 @@ def test_a_backup_is_read_back_from_its_file(tmp_path: Path) -> None:
         file.write_bytes(damaged)
         with pytest.raises(backup_file.BackupUnreadable):
             backup_file.read(file)
+    for place, byte in enumerate(content):
+        file.write_bytes(content[:place] + bytes([byte ^ 0xFF]) + content[place + 1 :])
+        # Some bytes of the header mean nothing to gzip.
+        with suppress(backup_file.BackupUnreadable):
+            assert backup_file.read(file).file_digest != found.file_digest
 
 
 def test_an_export_that_ends_early_leaves_no_file(tmp_path: Path) -> None:
@@ -289,6 +339,27 @@ def test_an_export_that_ends_early_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError):
         backup_file.write(tmp_path / "b", broken())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_backup_is_written_over_no_file_and_through_no_link(tmp_path: Path) -> None:
+    other, part = tmp_path / "other", tmp_path / "a.backup.partial"
+    other.write_text("of somebody else")
+    part.symlink_to(other)
+    with pytest.raises(FileExistsError, match="another command writes it, or one was killed"):
+        backup_file.write(tmp_path / "a.backup", exported("one"))
+    assert (other.read_text(), part.is_symlink()) == ("of somebody else", True)
+
+
+def test_the_name_of_a_backup_is_durable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, sync = [], os.fsync
+
+    def note(opened: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(opened).st_mode))
+        sync(opened)
+
+    monkeypatch.setattr(os, "fsync", note)
+    backup_file.write(tmp_path / "a.backup", exported("one"))
+    assert synced == [False, True], "the file, and then its folder"
 
 
 def test_a_sum_changes_with_each_field_that_two_stores_compare() -> None:

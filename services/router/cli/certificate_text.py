@@ -14,7 +14,7 @@ def title(found: View) -> str:
 
 def sections(found: View) -> list[tuple[str, list[str]]]:
     """The certificate in words: headings, and lines below each."""
-    ledger, clients, history = found["ledger"], found["clients"], found["history"]
+    clients, history = found["clients"], found["history"]
     return [
         ("Open", [f"{one['name']} {one['verdict']}: {one['text']}; {one['remedy']}" for one in found["open"]]),
         ("Phases", _entries(history["phases"], lambda one: f"{one['phase']}, {one['action']}")),
@@ -35,16 +35,7 @@ def sections(found: View) -> list[tuple[str, list[str]]]:
             _entries(history["interventions"], lambda one: "; ".join(filter(None, [one["action"], one["changes"]]))),
         ),
         ("Stores", _stores(found["stores"], found["compared"])),
-        (
-            "Ledger",
-            [
-                f"{ledger['sampled']} acknowledged writes sampled ({ledger['sampled_permille']} of 1000),"
-                f" {ledger['checked']} checked at their owner, {ledger['superseded']} superseded before,"
-                f" {ledger['dropped']} not checked, {ledger['waiting']} waiting",
-                f"lost: {ledger['lost']}",
-                f"done twice: {ledger['doubled']}",
-            ],
-        ),
+        ("Ledger", _ledger(found["ledger"])),
         (
             "Jobs",
             [f"{one['ended']} {one['id']} {one['state']} by {one['actor']}: {one['note']}" for one in found["jobs"]],
@@ -73,6 +64,18 @@ def _entries(kept: View, shown: Any) -> list[str]:
     ]
     left = kept["total"] - len(rows)
     return [f"{left} earlier ones are in the journal", *rows] if left else rows
+
+
+def _ledger(ledger: View | None) -> list[str]:
+    if ledger is None:
+        return ["not known"]
+    return [
+        f"{ledger['sampled']} acknowledged writes sampled ({ledger['sampled_permille']} of 1000),"
+        f" {ledger['checked']} checked at their owner, {ledger['superseded']} superseded before,"
+        f" {ledger['dropped']} not checked, {ledger['waiting']} waiting",
+        f"lost: {ledger['lost']}",
+        f"done twice: {ledger['doubled']}",
+    ]
 
 
 def _stores(deep: View | None, compared: View | None) -> list[str]:

@@ -1,7 +1,7 @@
 """The totals of all ledgers of a migration, beyond the life of the routers that counted. Pure.
 
-A router's counts grow from its start. Counts below the known ones are those of a router that has started again under
-its name. The counts of a router that has ended are added once; what waited then is never checked.
+A router's counts grow from its start, all but those that wait. If one is below the known one, the router has started
+again under its name. The counts of a router that has ended are added once; what waited then is never checked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ class LedgerTotals:
 
 
 def _is_over(known: LedgerCounts, now: LedgerCounts | None) -> bool:
-    return now is None or now.sampled < known.sampled
+    return now is None or any(after < before for before, after in zip(_grown(known), _grown(now), strict=True))
+
+
+def _grown(counts: LedgerCounts) -> LedgerCounts:
+    """The counts that only grow."""
+    return counts._replace(waiting=0)
 
 
 def _closed(counts: LedgerCounts) -> LedgerCounts:

@@ -62,8 +62,8 @@ class Facts:
     """The last comparison of all rows."""
     compared: Fields | None
     """The last scheduled comparison."""
-    ledger: LedgerCounts
-    """The totals of all routers since the start of the migration."""
+    ledger: LedgerCounts | None
+    """The totals of all routers since the start of the migration. None: they cannot be read."""
     ledger_permille: int
     jobs: Sequence[Fields]
     clients: Sequence[Fields]
@@ -89,7 +89,11 @@ def open_items(facts: Facts) -> list[OpenItem]:
         for result in facts.results
         if _is_open(result, is_past=facts.is_past)
     ]
-    if facts.ledger.lost or facts.ledger.doubled:
+    if facts.ledger is None:
+        text = "a router of another release keeps the totals of the ledger, the jobs and the clients"
+        remedy = "run baton certificate at a router of that release, or wait until all have the same one"
+        found.append(OpenItem("ledger-total", Verdict.INCONCLUSIVE, text, remedy))
+    elif facts.ledger.lost or facts.ledger.doubled:
         text = f"of all acknowledged writes that were checked, {facts.ledger.lost} were lost"
         text = f"{text}, and {facts.ledger.doubled} were done twice"
         found.append(OpenItem("ledger-total", Verdict.FAIL, text, "baton ledger, and the routers' logs name them"))
@@ -120,7 +124,7 @@ def document(facts: Facts) -> bytes:
         "gates": [_gate(result) for result in facts.results],
         "stores": _stores(facts.deep),
         "compared": facts.compared,
-        "ledger": {**facts.ledger._asdict(), "sampled_permille": facts.ledger_permille},
+        "ledger": facts.ledger and {**facts.ledger._asdict(), "sampled_permille": facts.ledger_permille},
         "jobs": list(facts.jobs),
         "clients": {
             "window_seconds": facts.window_seconds,

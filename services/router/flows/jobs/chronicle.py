@@ -63,14 +63,14 @@ class Counted:
 
     @classmethod
     def from_json(cls, text: str) -> Counted:
-        """Empty if another release wrote it."""
+        """Raises ValueError if another release wrote it."""
         try:
             found = json.loads(text)
             running = {name: LedgerCounts(*counts) for name, counts in found["ledger"]["running"].items()}
             ledger = LedgerTotals(LedgerCounts(*found["ledger"]["ended"]), running)
             return cls(ledger, found["clients"], found["jobs"])
-        except (ValueError, KeyError, TypeError):
-            return cls()
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"counts of another release: {error!r}") from None
 
     def with_clients(self, seen: Iterable[tuple[str, OldClient]], now: float) -> Counted:
         """`seen`: where a client called, and the client."""
@@ -95,7 +95,8 @@ class Known:
     """All that the chronicle holds."""
 
     history: History
-    counted: Counted
+    counted: Counted | None
+    """None: they cannot be read, because a router of another release wrote them."""
     deep: Mapping[str, Any] | None
     """The last deep comparison."""
     backup: Mapping[str, Any] | None
@@ -139,32 +140,57 @@ class Chronicle:
 
     async def look(self) -> None:
         """Read the last results, and add to the chronicle if it is time. Raises ControlUnavailable."""
-        self._deep = await self.remembered(DEEP)
-        self._backup = await self.remembered(BACKUP)
+        await self._read_results()
         self._looks += 1
         if self._looks % WRITE_LOOKS == 1 and await self._control.lease(LEASE_NAME, self._holder, LEASE_SECONDS):
             await self.add()
 
     async def add(self) -> None:
-        """Add what is new. Raises ControlUnavailable."""
+        """Add what is new. Counts of another release stay as they are. Raises ControlUnavailable."""
         known = await self.read()
         await self._control.remember(HISTORY, known.history.to_json())
-        await self._control.remember(COUNTED, known.counted.to_json())
+        if known.counted is not None:
+            await self._control.remember(COUNTED, known.counted.to_json())
 
     async def read(self) -> Known:
         """The chronicle with the newest facts. Raises ControlUnavailable."""
+        history, counted = await self._history(), await self._counted()
+        await self._read_results()
+        return Known(history, counted, self._deep, self._backup)
+
+    async def _read_results(self) -> None:
+        self._deep = await self.remembered(DEEP)
+        self._backup = await self.remembered(BACKUP)
+
+    async def _history(self) -> History:
         history = History.from_json(await self._control.remembered(HISTORY) or "")
         # A setting that was restored from a backup has an older generation than the history: it is folded anew.
         current = (await self._control.load()).generation
         history = history if history.generation <= current else History()
-        if missing := current - history.generation:
-            history = history.plus(reversed(await self._control.journal(missing)))
-        counted = Counted.from_json(await self._control.remembered(COUNTED) or "")
-        reports = {report.router: _measured(report.text) for report in await self._control.reports()}
-        routers = {name: measured for name, measured in reports.items() if measured is not None}
-        counted = replace(counted, ledger=counted.ledger.seen({name: one.ledger for name, one in routers.items()}))
-        counted = counted.with_clients(self._clients(), self._clock.now()).with_jobs(self._jobs.view)
-        return Known(history, counted, await self.remembered(DEEP), await self.remembered(BACKUP))
+        while missing := current - history.generation:
+            entries = await self._control.journal(missing)
+            newest = entries[0].after.generation if entries else current
+            if newest <= current:
+                return history.plus(reversed(entries))
+            # Changes since then have pushed the oldest of the missing entries out.
+            current = newest
+        return history
+
+    async def _counted(self) -> Counted | None:
+        text = await self._control.remembered(COUNTED)
+        try:
+            counted = Counted() if text is None else Counted.from_json(text)
+        except ValueError:
+            return None
+        known, seen = counted.ledger.running, {}
+        for report in await self._control.reports():
+            measured = _measured(report.text)
+            # A router of another release goes on with the counts that are known.
+            ledger = known.get(report.router) if measured is None else measured.ledger
+            if ledger is not None:
+                seen[report.router] = ledger
+        counted = replace(counted, ledger=counted.ledger.seen(seen))
+        return counted.with_clients(self._clients(), self._clock.now()).with_jobs(self._jobs.view)
 
     def _clients(self) -> Iterable[tuple[str, OldClient]]:
         """Clients that must change before A or an old schema version can end, and where they called."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,6 +41,7 @@ RECORDED = "backup recorded"
 EXPORT = "backup export"
 """Name of the remembered value: the sums of the last export."""
 MAX_FILE_CHARACTERS = 300
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,8 @@ class Ending:
         note in the journal."""
         if not 0 < len(file) <= MAX_FILE_CHARACTERS:
             raise InvalidField("file", file, f"the name of the backup, 1 to {MAX_FILE_CHARACTERS} characters")
-        if len(file_digest) != 64:
-            raise InvalidField("file_digest", file_digest, "SHA-256 as 64 hexadecimal digits")
+        if not _DIGEST.fullmatch(file_digest):
+            raise InvalidField("file_digest", file_digest, "SHA-256 as 64 hexadecimal digits in lower case")
         exported = await self._chronicle.remembered(EXPORT)
         if exported != {"records": found.records, "digest": found.text}:
             raise BackupUnfit(
@@ -158,7 +160,7 @@ class Ending:
 
     def _facts(self, setting: Setting, known: Known) -> Facts:
         evidence, limits = self._evidence(setting), self._migration.limits(setting)
-        deep, compared = known.deep, evidence.compared
+        deep, compared, counted = known.deep, evidence.compared, known.counted
         answers = [self._views.view(store).fresh(self._clock.monotonic()) for store in Store]
         watched = evidence.clients_watched_seconds
         return Facts(
@@ -183,10 +185,10 @@ class Ending:
                 "different": compared.different,
                 "left": compared.left,
             },
-            ledger=known.counted.ledger.total,
+            ledger=None if counted is None else counted.ledger.total,
             ledger_permille=self._about.ledger_permille,
-            jobs=list(known.counted.jobs.values()),
-            clients=list(known.counted.clients.values()),
+            jobs=[] if counted is None else list(counted.jobs.values()),
+            clients=[] if counted is None else list(counted.clients.values()),
             window_seconds=round(limits[CLIENT_SILENCE]),
             watched_seconds=None if watched is None else round(watched),
             parked=evidence.parked,
