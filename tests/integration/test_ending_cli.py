@@ -87,14 +87,25 @@ async def _is_refused_before_its_time(controlled: ControlledSystem, tmp_path: Pa
 
 async def _is_verified(controlled: ControlledSystem, view: dict[str, object], page: Path, tmp_path: Path) -> None:
     good, forged, ring, other = (tmp_path / name for name in ("good.json", "forged.json", "ring.toml", "other.toml"))
+    retold, unsigned = tmp_path / "retold.html", tmp_path / "unsigned.json"
     good.write_text(json.dumps(view, indent=1))
     forged.write_text(good.read_text().replace('"lost": 0', '"lost": 1'))
+    html = await asyncio.to_thread(page.read_text)
+    retold.write_text(html.replace("<li>lost: 0</li>", "<li>lost: none</li>"))
+    unsigned.write_text(json.dumps({**view, "key": "", "code": ""}))
     ring.write_text(RING)
     other.write_text(OTHER_RING)
     for file in (good, page):
         assert (await answer(controlled, "certificate", "--verify", str(file)))["signature"] == "valid"
     assert (await baton(controlled, "certificate", "--verify", str(good), "--event-keys", str(ring))).exit_code == 0
-    for words in ([str(forged)], [str(good), "--event-keys", str(other)]):
+    shown = await baton(controlled, "certificate", "--verify", str(unsigned))
+    assert (shown.exit_code, "COMPLETE" in shown.stdout, "it is not signed" in shown.stdout) == (0, True, True)
+    for words in (
+        [str(forged)],
+        [str(retold)],
+        [str(good), "--event-keys", str(other)],
+        [str(unsigned), "--event-keys", str(ring)],
+    ):
         assert (await baton(controlled, "certificate", "--verify", *words)).exit_code == Exit.FAILED, words
     wrong = await baton(controlled, "certificate", "--verify", str(ring))
     assert wrong.exit_code == Exit.USAGE
@@ -110,6 +121,7 @@ async def _is_retired(controlled: ControlledSystem, file: Path, tmp_path: Path) 
     assert (dry["dry_run"], os.listdir(tmp_path), dry["backup"]) == (True, before, None)
     made = await answer(controlled, "retire", "--backup", str(file), "--yes", "--reason", "the end")
     assert (made["backup"]["records"], made["backup"]["file"]) == (RECORDS, str(file))
+    assert [one["state"] for one in made["steps"]][:3] == ["DONE", "DONE", "NOT_DONE"], "the backup counts at once"
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
     entries = await controlled.flows.migration.journal(5)
     assert [entry.action for entry in entries][:2] == ["backup recorded", "backup exported"]

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.router.cli.certificate_text import NOT_COMPLETE, View, lines
+from services.router.cli.certificate_text import COMPLETE, NOT_COMPLETE, View, lines
 from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.options import Common, command
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1 import ending_pb2
+
+
+UNSIGNED = "it is not signed"
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +35,10 @@ def certificate(
     ] = None,
     event_keys: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="For --verify: the key ring of the signature. Without it, a router checks."),
+        typer.Option(
+            metavar="FILE",
+            help="For --verify: the key ring of the signature, which must be there. Without it, a router checks.",
+        ),
     ] = None,
 ) -> None:
     """Show what happened in the migration, and what is still open.
@@ -43,7 +49,7 @@ def certificate(
         generation
       digest: SHA-256 of the certificate as canonical JSON
       key code: its signature, with the event key of this id, or empty
-    With --verify: valid digest_trouble signature
+    With --verify: valid complete digest_trouble signature page_trouble
     Exits with 3 while it is NOT COMPLETE, with 4 if only evidence is missing.
     """
     if verify is not None:
@@ -87,20 +93,29 @@ def _write(path: Path, text: str) -> None:
 
 
 def _verify(options: Common, path: Path, event_keys: Path | None) -> None:
-    from services.router.cli import show
-
-    view = read(path)
     from libs.eventlog.seals import Seal, why_no_seal
+    from services.router.cli import show
+    from services.router.cli.certificate_page import why_other
     from services.router.core.migration_certificate import canonical
 
+    text = _text(path)
+    view = _view(path, text)
+    found = view["certificate"]
     seal = Seal(str(view["digest"]), str(view.get("key", "")), str(view.get("code", "")))
-    trouble = why_no_seal(seal, canonical(view["certificate"]))
-    signature = "it is not signed" if not seal.code else _why_no_code(options, seal, event_keys) or "valid"
-    valid = not trouble and signature in ("valid", "it is not signed")
+    digest, page = why_no_seal(seal, canonical(found)), why_other(text, view)
+    signature = _why_no_code(options, seal, event_keys) if seal.code else UNSIGNED
+    # Without its signature, a certificate can be changed by anybody.
+    signed = not signature or (signature == UNSIGNED and event_keys is None)
+    valid = not digest and not page and signed
+    complete = found.get("complete") is True
     if options.json:
-        show.print_json({"valid": valid, "digest_trouble": trouble, "signature": signature})
+        troubles = {"digest_trouble": digest, "signature": signature or "valid", "page_trouble": page}
+        show.print_json({"valid": valid, "complete": complete, **troubles})
     else:
-        typer.echo(f"digest: {trouble or 'valid'}\nsignature: {signature}")
+        typer.echo(f"certificate: {COMPLETE if complete else NOT_COMPLETE}")
+        typer.echo(f"digest: {digest or 'valid'}\nsignature: {signature or 'valid'}")
+        if page:
+            typer.echo(f"page: {page}")
     if not valid:
         raise CommandFailed(f"{path} is not a certificate as a router made it")
 
@@ -123,18 +138,29 @@ def _why_no_code(options: Common, seal: Any, event_keys: Path | None) -> str:
 
 def read(path: Path) -> View:
     """The certificate and its seal in a file of `-o json` or `--html`. Raises CommandFailed."""
-    from services.router.cli.certificate_page import embedded
+    return _view(path, _text(path))
 
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
-        view = json.loads(text if text.lstrip().startswith("{") else embedded(text))
-        if not isinstance(view["certificate"], dict) or not isinstance(view["digest"], str):
-            raise ValueError
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise CommandFailed(f"--verify: {path} cannot be read: {error.strerror}", Exit.USAGE) from None
+    except UnicodeDecodeError:
+        raise _no_certificate(path) from None
+
+
+def _view(path: Path, text: str) -> View:
+    from services.router.cli.certificate_page import embedded, is_page
+
+    try:
+        view: View = json.loads(embedded(text) if is_page(text) else text)
+        if not isinstance(view["certificate"], dict) or not isinstance(view["digest"], str):
+            raise ValueError
     except (ValueError, KeyError, TypeError):
-        raise CommandFailed(
-            f"--verify: {path} holds no certificate: name a file of -o json or --html", Exit.USAGE
-        ) from None
-    found: View = view
-    return found
+        raise _no_certificate(path) from None
+    return view
+
+
+def _no_certificate(path: Path) -> CommandFailed:
+    return CommandFailed(f"--verify: {path} holds no certificate: name a file of -o json or --html", Exit.USAGE)

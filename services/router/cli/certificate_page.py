@@ -45,7 +45,7 @@ def page(view: dict[str, Any]) -> str:
 generation {found["generation"]}.</p>
 {"".join(parts)}
 <section><h2>Seal</h2><p>SHA-256 <code>{escape(view["digest"])}</code>, {escape(signed)}.
-<code>baton certificate --verify FILE</code> checks this file.</p></section>
+<code>baton certificate --verify FILE</code> checks this file, text and all.</p></section>
 </main>
 {_BEGIN}{_json(view)}{_END}
 </body>
@@ -60,6 +60,23 @@ def embedded(text: str) -> str:
     if not begin or not end:
         raise ValueError("the page holds no certificate")
     return inside
+
+
+def is_page(text: str) -> bool:
+    """Whether a file is a page, and not JSON."""
+    return not text.lstrip().startswith("{")
+
+
+def why_other(text: str, view: dict[str, Any]) -> str:
+    """Why a page shows something else than the certificate in it; "" if it does not, or is JSON. The seal is of the
+    JSON, and people read the text."""
+    if not is_page(text):
+        return ""
+    try:
+        same = page(view) == text
+    except (KeyError, TypeError, ValueError, AttributeError):
+        same = False
+    return "" if same else "its text is not that of its certificate, or another release made it: compare with -o json"
 
 
 def _list(rows: list[str]) -> str:
