@@ -712,9 +712,13 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_history_has_phases_overrides_rollbacks_and_interventions_each_once",
             "the_totals_keep_the_counts_of_routers_that_have_ended_or_started_again",
             "a_chronicle_outlives_its_router_its_jobs_and_its_clients",
+            "counts_of_another_release_are_kept_and_not_taken_for_none",
+            "a_change_during_a_look_pushes_no_entry_out_of_the_history",
             "each_step_waits_for_those_before_it",
             "a_backup_is_read_back_from_its_file",
             "an_export_that_ends_early_leaves_no_file",
+            "a_backup_is_written_over_no_file_and_through_no_link",
+            "the_name_of_a_backup_is_durable_too",
         )
         + _in(
             "unit/test_write_ledger.py",
@@ -1389,7 +1393,18 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_form_without_the_value_of_the_session_or_from_elsewhere_changes_nothing",
             "the_api_refuses_what_a_role_does_not_allow",
         )
-        + _in("unit/test_console_view.py", "hostile_text_is_escaped_wherever_it_stands"),
+        + _in("integration/test_console.py", "a_look_at_the_stream_has_an_end")
+        + _in(
+            "unit/test_console_live.py",
+            "a_stream_ends_with_its_session",
+            "a_stream_that_no_longer_reads_fails_instead_of_showing_old_answers",
+        )
+        + _in(
+            "unit/test_console_view.py",
+            "hostile_text_is_escaped_wherever_it_stands",
+            "the_name_in_a_form_is_the_name_of_the_record",
+            "a_list_that_is_cut_says_so",
+        ),
     ),
     "operate.telemetry": Requirement(
         "Metrics, traces and logs by OpenTelemetry's conventions through router, stores, log and apply",
