@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.clock import ManualClock
@@ -89,6 +90,12 @@ def test_the_rules_of_a_list_hold_for_its_items_and_a_list_of_messages_may_be_un
 def test_a_rule_that_does_not_fit_its_field_is_refused(rules: dict[str, Any]) -> None:
     with pytest.raises(UnfitContract):
         Comparison.of(replace(GET, **rules))
+
+
+def test_a_rule_into_a_map_is_refused_because_a_map_is_compared_as_a_whole() -> None:
+    inside = "fields.value.list_value.values"
+    with pytest.raises(UnfitContract, match=inside):
+        Comparison(Struct, (), Rules(frozenset({inside})))
 
 
 def test_allowed_differences_have_a_count_of_their_own() -> None:

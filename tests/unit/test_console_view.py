@@ -209,6 +209,16 @@ def test_the_strip_has_every_bucket_once_in_rows_and_counts_them() -> None:
     assert buckets.strip(status(bucket_runs=runs, buckets_age_seconds=90)).age == "as of 90 s ago"
 
 
+def test_differences_that_the_contract_allows_are_counted_apart() -> None:
+    total = pb.ShadowTally(compared=4, match=1, allowed=2, mismatch=1)
+    counts = {label: number for label, number, _ in differences.compared(pb.GetShadowResponse(total=total)).counts}
+    assert {label: number for label, number in counts.items() if number != "0"} == {
+        "match": "1",
+        "allowed": "2",
+        "mismatch": "1",
+    }
+
+
 def test_gates_that_do_not_pass_come_first_with_what_to_do_and_time_to_go() -> None:
     found = [
         pb.Gate(name="lag", verdict=pb.VERDICT_PASS, runbook="look at the relay"),

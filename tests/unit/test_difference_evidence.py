@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from libs.clock import ManualClock
 from libs.errors import HIDDEN
 from libs.ownership.model import Store, Version
@@ -26,6 +28,8 @@ from services.router.core.difference_evidence import (
 )
 from services.router.core.tally import Difference, Side
 from services.router.flows.calls.difference_book import WRITE_SECONDS, DifferenceBook
+from tests.system.control import running_loops
+from tests.waiting import eventually
 
 SECRET = "hunter2"
 AT = Version(0, 3)
@@ -73,6 +77,9 @@ def test_an_error_and_an_absent_record_are_shown_as_such() -> None:
     assert made.answers == ("NOT_FOUND/SANDBOX_NOT_FOUND", "")
     unreadable = example_of(difference(), 7, "r", GetSandboxRequest(), Sandbox, (ShownRecord(AT, b"\xff"), sides[1]))
     assert unreadable.answers == ("null", "")
+    late = Sandbox(name="sandboxes/x", update_time=Timestamp(seconds=10**15))
+    made = example(difference("update_time.seconds"), late, sandbox("two"))
+    assert made.answers[0] == made.values[0].one == "null", "JSON has no such time"
 
 
 def test_request_answers_and_fields_are_cut() -> None:
@@ -114,3 +121,16 @@ async def test_the_book_writes_the_latest_example_and_not_too_often() -> None:
     await book.write()
     assert await book.examples() == [first]
     assert await book.find(first.id) == first
+
+
+async def test_an_example_is_written_once_the_control_store_answers_again() -> None:
+    control = MemoryControlStore()
+    book = DifferenceBook(control, "router-1", ManualClock())
+    made = example(difference("labels"), sandbox("one"), sandbox("two"))
+    control.reachable = False
+    book.offer(made)
+    async with running_loops(book.loop):
+        await eventually(lambda: book.loop.failures)
+        control.reachable = True
+        await eventually(book.examples)
+    assert await book.examples() == [made]

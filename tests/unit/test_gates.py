@@ -100,6 +100,7 @@ CASES = [
     ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(30_000, 29_997, 0, 0, 3)), FAIL),
     ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(100, 96, 0, 4)), FAIL),
     ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(29_999, 29_999)), INCONCLUSIVE),
+    ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(30_000, 10_000, allowed=20_000)), PASS),
     ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(40_000, 20_000, error=20_000)), INCONCLUSIVE),
     ("shadow-consistent", replace(AGREEING, compared=None), INCONCLUSIVE),
     ("shadow-consistent", replace(AGREEING, compared=Compared(3601.0, 100_000, 0, 0)), INCONCLUSIVE),

@@ -69,11 +69,11 @@ def _hashable(value: Any) -> Any:
 
 
 def _last(descriptor: Any, path: str) -> Any:
-    """The last field of a path; None if the path leads to none."""
+    """The last field of a path; None if the path leads to none, or into a map, which is compared as a whole."""
     found = None
     for name in path.split("."):
         found = descriptor.fields_by_name.get(name) if descriptor is not None else None
-        descriptor = found.message_type if found is not None else None
+        descriptor = found.message_type if found is not None and not _is_map(found) else None
     return found
 
 

@@ -1,7 +1,8 @@
 """The evidence of a confirmed difference: the request and both answers, without secrets. Pure.
 
 One example is kept for each kind of difference, operation and set of fields, the latest one, so that a frequent
-difference does not push out a rare one. Their number and their size are bounded.
+difference does not push out a rare one. Their number and their size are bounded: of two that share one of the `SLOTS`,
+the later one is kept.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import Error, MessageToDict
 from google.protobuf.message import DecodeError, Message
 
 from libs.contract.secrets import redacted
@@ -97,7 +98,11 @@ def _parsed(kind: type[Message], seen: ShownRecord) -> Any:
 
 
 def _plain(message: Message) -> Any:
-    return MessageToDict(redacted(message), preserving_proto_field_name=True)
+    """None if JSON has no form for it, such as for a time after the year 9999."""
+    try:
+        return MessageToDict(redacted(message), preserving_proto_field_name=True)
+    except (Error, ValueError, TypeError):
+        return None
 
 
 def _json(value: Any) -> str:

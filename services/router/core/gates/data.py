@@ -123,7 +123,7 @@ def mismatches(seen: ShadowCounts | None) -> tuple[int, int]:
     if seen is None:
         return 0, 0
     bad = seen.mismatch + seen.missing
-    return bad, bad + seen.match + seen.stale
+    return bad, bad + seen.match + seen.allowed + seen.stale
 
 
 LEDGER_WRITES = count("gate_ledger_writes", 300, "Checked acknowledged writes that are needed.")

@@ -57,12 +57,13 @@ class DifferenceBook:
 
     async def _body(self, loop: Loop) -> None:
         await self._woken.wait()
-        self._woken.clear()
+        # If it fails, it is tried again without a new example.
         await self.write()
         loop.well()
         if self._due:
             await asyncio.sleep(WRITE_SECONDS)
-            self._woken.set()
+        else:
+            self._woken.clear()
 
     async def write(self) -> None:
         """Write what is due."""

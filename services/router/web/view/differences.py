@@ -72,9 +72,8 @@ class Repair:
 def compared(found: pb.GetShadowResponse, examples: Sequence[pb.DifferenceExample] = ()) -> Compared:
     """`found`: counts and latest differences of this router. `examples`: of all routers, in place of the latter."""
     total = found.total
-    numbers = [
-        (label, getattr(total, label)) for label in ("match", "stale", "mismatch", "missing", "error", "dropped")
-    ]
+    labels = ("match", "allowed", "stale", "mismatch", "missing", "error", "dropped")
+    numbers = [(label, getattr(total, label)) for label in labels]
     fields = Counter(name for one in found.differences for name in one.fields)
     return Compared(
         percent(found.setting.shadow_permille),
