@@ -5,10 +5,11 @@
 2. A share is sticky: it takes the records of the same buckets as a canary of that share. So a larger share only adds
    records and a smaller one only removes some.
 3. Cohorts steer in the phases with `PhaseRule.cohorts`. There a record of a cohort is at B if its bucket is in the
-   share, else at A, whatever canary and phase want. A share of 0 % keeps the records at A until CUTOVER, or until the
-   cohort is removed.
-4. A share above 0 exists only where cohorts steer. A rollback that sends everything to A sets each share to 0, as it
-   sets the canary to 0, so that a record does not leave A again before an operator says so.
+   share, else at A, whatever canary and phase want. A share of 0 % keeps the records at A until the cohort is removed:
+   the gate `buckets-done` keeps CUTOVER shut until then.
+4. A share above 0 is set only where cohorts steer; CUTOVER keeps it for a way back to DUAL_READ. A rollback that sends
+   everything to A sets each share to 0, as it sets the canary to 0, so that a record does not leave A again before an
+   operator says so.
 5. A router knows the name in a call, and the account only of a create and of a caller with one account. If a cohort by
    account may want the record elsewhere, the call moves no record (`plan.Target.moves`); the mover, which reads the
    stores' indexes of accounts, does.

@@ -83,7 +83,8 @@ GATES = (
         sentence="Every bucket is handed over.",
         requires="all buckets at B",
         verdict=buckets,
-        runbook="baton status: the note of the handover; it continues by itself while both stores serve",
+        runbook="baton status: the note of the handover; it continues by itself while both stores serve. A cohort below"
+        " 100 % keeps records at A: baton canary cohort list",
     ),
     Gate(
         name="rehearsal",
