@@ -240,7 +240,7 @@ def gates() -> str:
     rows = [
         (
             f"`{gate.name}`",
-            ", ".join(asked[gate.name]),
+            ", ".join(asked[gate.name]) or "those of `gate_webhook_phases`",
             gate.sentence,
             gate.result(Evidence(), limits).threshold,
             "yes" if gate.overridable else "no",

@@ -1477,7 +1477,18 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_router_that_stood_still_does_not_put_back_the_record_of_the_next_one",
         ),
     ),
-    "operate.gate-webhook": Requirement("A gate can ask an external URL; no answer in time is INCONCLUSIVE"),
+    "operate.gate-webhook": Requirement(
+        "A gate can ask an external URL, signed; no answer in time, or none with a verdict, is INCONCLUSIVE",
+        _in(
+            "integration/test_gate_webhook.py",
+            "an_endpoint_that_does_not_decide_makes_the_gate_inconclusive",
+            "the_question_is_signed_and_names_the_step",
+            "a_step_asks_anew_and_an_override_passes_as_with_any_gate",
+            "an_answer_that_comes_late_does_not_replace_a_later_one",
+            "operators_see_the_endpoints_message_and_the_page_of_the_gate",
+        )
+        + _in("unit/test_notices.py", "a_feature_refuses_settings_that_do_not_fit"),
+    ),
     "operate.evidence": Requirement(
         "A difference is shown with request, both answers and fields, bounded, without secrets",
         (

@@ -134,6 +134,14 @@ class RouterSettings(ThresholdSettings):
     notify_secret_file: Path | None = None
     """File with the secret that signs notices (HMAC-SHA256, as Standard Webhooks). It is read again when it changes.
     Empty: they are not signed."""
+    gate_webhook_url: str = ""
+    """Where the gate `webhook` asks before a phase is entered. It is https, or http on this machine. Give it to all
+    routers. Empty: there is no such gate."""
+    gate_webhook_secret_file: Path | None = None
+    """File with the secret that signs the questions, as `notify_secret_file` signs notices. Empty: they are not
+    signed."""
+    gate_webhook_phases: Annotated[str, AfterValidator(check_phases)] = "all"
+    """Phases that the gate `webhook` is before: names separated by commas, or all."""
     share_ports: bool = False
     """Other routers of this machine may listen on the same addresses, and the kernel spreads the connections over them
     (SO_REUSEPORT). `--workers` sets it for its routers."""
@@ -229,6 +237,10 @@ class RouterSettings(ThresholdSettings):
     @property
     def logged_phases(self) -> frozenset[Phase]:
         return read_phases(self.ack_logged)
+
+    @property
+    def decided_phases(self) -> frozenset[Phase]:
+        return read_phases(self.gate_webhook_phases)
 
     @property
     def ledger_limits(self) -> LedgerLimits:

@@ -61,6 +61,7 @@ NOT_RUN = {
         "not run: needs a lost store; tests/acceptance/test_recovery.py runs it",
         "not run: the addresses are examples",
         "not run: settings of a system of its own",
+        "not run: settings of a system of its own",
         "not run: it needs stores; tests/integration/test_router_workers.py runs two workers",
     ],
     "docs/schema-changes.md": ["not run: needs a PostgreSQL server; tests/integration/test_postgres_store.py has one"],

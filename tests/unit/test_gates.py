@@ -9,6 +9,7 @@ import pytest
 
 from libs.telemetry.latency import bucket_of_seconds
 from services.router.core.differences import Compared
+from services.router.core.evidence import Decided
 from services.router.core.gates import GATES, Evidence, Limits, Verdict, check, not_overridable, worst
 from services.router.core.gates.data import reads_warning, stores_warning
 from services.router.core.gates.service import ERRORS
@@ -170,6 +171,10 @@ CASES = [
     ("cold-backup", Evidence(backup_seconds_ago=7 * DAY + 1), FAIL),
     ("cold-backup", Evidence(backup_seconds_ago=-6.0), INCONCLUSIVE),
     ("cold-backup", NOTHING_KNOWN, INCONCLUSIVE),
+    ("webhook", Evidence(webhook=Decided(True, "the webhook allows the step")), PASS),
+    ("webhook", Evidence(webhook=Decided(False, "the webhook refuses the step")), FAIL),
+    ("webhook", Evidence(webhook=Decided(None, "the webhook answers 503")), INCONCLUSIVE),
+    ("webhook", NOTHING_KNOWN, INCONCLUSIVE),
 ]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,10 @@ from services.router.control.port import AUTOMATIC, JournalEntry
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.jobs import Job, JobState
 from services.router.core.phase import Phase, Setting
-from services.router.features.webhooks import check_url
+from services.router.features.shared import Feature
+from services.router.features.webhooks import check_url, gate_webhook, notices
 from services.router.flows.steering.notices import CONTENT_TYPE, Notice, Sent, State, due
+from services.router.settings import RouterSettings
 
 OFF, SHADOW = Setting(1, Phase.OFF), Setting(2, Phase.SHADOW)
 JOB = Job("backfill", "backfill to B", "ann", id="backfill-7", state=JobState.FINISHED, note="done", ended_seconds=9.0)
@@ -182,6 +186,28 @@ def test_a_notice_is_a_cloud_event(notice: Notice) -> None:
 def test_an_address_that_cannot_be_used_is_refused(url: str, fault: str) -> None:
     with pytest.raises(WrongSetting, match=fault):
         check_url("notify_url", url, "notify_secret_file")
+
+
+@pytest.mark.parametrize(
+    ("feature", "setting", "fault"),
+    [
+        (notices, {"notify_secret_file": Path("s")}, "notify_secret_file: it is set, but notify_url is not"),
+        (gate_webhook, {"gate_webhook_secret_file": Path("s")}, "but gate_webhook_url is not"),
+        (gate_webhook, {"gate_webhook_url": "http://example.com"}, "gate_webhook_url: .* https://host/path"),
+    ],
+)
+def test_a_feature_refuses_settings_that_do_not_fit(
+    feature: Callable[[Any], Feature], setting: dict[str, Any], fault: str
+) -> None:
+    needed: dict[str, Any] = {
+        "store_a": "127.0.0.1:1",
+        "store_b": "127.0.0.1:2",
+        "control_store": "memory:",
+        "event_log": "memory:",
+    }
+    flows = SimpleNamespace(settings=RouterSettings(**needed, **setting), clock=None)
+    with pytest.raises(WrongSetting, match=fault):
+        feature(flows)
 
 
 @pytest.mark.parametrize(

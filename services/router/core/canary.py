@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from libs.errors import InvalidField
 from libs.text import parse_toml, plain
 from services.router.core.gates import GATES, GateResult, Verdict
+from services.router.core.gates.outside import WEBHOOK
 from services.router.core.phase import CANARY_FULL, PHASES, IllegalMove, Setting
 
 MAX_PLAN_CHARACTERS = 16_384
@@ -25,9 +26,9 @@ MAX_SECONDS = 30 * 86_400.0
 MAX_SAMPLES = 1_000_000_000
 DEFAULT_PATIENCE_SECONDS = 3600.0
 
-_NEVER_DURING_A_WALK = frozenset({"canary-complete", "buckets-done", "a-owns-nothing"})
+_NEVER_DURING_A_WALK = frozenset({"canary-complete", "buckets-done", "a-owns-nothing", WEBHOOK})
 WALK_GATES = tuple(name for name in GATES if name not in _NEVER_DURING_A_WALK)
-"""Gates that a step may name. The others cannot pass before the walk is done."""
+"""Gates that a step may name. The others cannot pass before the walk is done, or are about the next phase."""
 
 EXAMPLE = """\
 # A canary that grows by itself: baton canary auto plan.toml

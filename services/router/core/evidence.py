@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from libs.telemetry.latency import Histogram
 from services.router.core.differences import Compared
 from services.router.core.measure import Counts, Parity, ShadowCounts
 from services.router.core.retention import Risk
 from services.router.core.write_ledger import LedgerCounts
+
+
+class Decided(NamedTuple):
+    """The answer of the webhook that decides about the next phase."""
+
+    passes: bool | None
+    """None: there is no verdict."""
+    text: str
+    """The answer, or why there is none, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +83,5 @@ class Evidence:
     """Seconds since a cold backup of A was verified, below 0 if dated in the future; None: there is none."""
     under_way: tuple[str, ...] | None = None
     """Open jobs, moves, recoveries and conflicts."""
+    webhook: Decided | None = None
+    """None: no webhook decides about the next phase."""

@@ -188,6 +188,7 @@ RUNBOOKS = (
         "A change of a cohort is refused",
         reasons=("COHORT_NOT_FOUND", "TOO_MANY_COHORTS", "RECORDS_NOT_LISTED"),
     ),
+    Runbook("gate-webhook", "The webhook does not allow the step", gates=("webhook",)),
     Runbook("rehearsal", "A rollback must be rehearsed", gates=("rehearsal",), reasons=("REHEARSAL_FAILED",)),
     Runbook("old-clients", "Clients still call A", gates=("no-active-clients",)),
     Runbook(

@@ -32,6 +32,7 @@ FEATURES: tuple[Callable[[SharedFlows], Feature], ...] = (
     recovery.records,
     recovery.recover,
     ending.ending,
+    webhooks.gate_webhook,
     webhooks.notices,
     log.adopted_logs,
     log.events,

@@ -14,6 +14,7 @@ from libs.secret_file import SecretFile
 from libs.settings import WrongSetting
 from libs.text import hide_password
 from services.router.features.shared import Feature, SharedFlows
+from services.router.flows.steering.gate_webhook import GateWebhook
 from services.router.flows.steering.notify import Notifications, Watched
 from services.router.flows.steering.webhook import Webhook, parse_secret
 
@@ -42,6 +43,17 @@ def notices(flows: SharedFlows) -> Feature:
         answer.alerts.extend(made.alerts)
 
     return Feature(loops=[made.loop], status=add_alerts)
+
+
+def gate_webhook(flows: SharedFlows) -> Feature:
+    """Let an endpoint decide about phases. Raises WrongSetting."""
+    settings = flows.settings
+    webhook = _webhook(flows, "gate_webhook", settings.gate_webhook_url, settings.gate_webhook_secret_file)
+    if webhook is None:
+        return Feature()
+    made = GateWebhook(webhook, settings.decided_phases, flows.cache, flows.clock)
+    flows.migration.webhook = made
+    return Feature(loops=[made.loop], evidence=made.evidence)
 
 
 def _webhook(flows: SharedFlows, name: str, url: str, secret_file: Path | None) -> Webhook | None:

@@ -23,6 +23,7 @@ from services.router.core.pace import Pace
 from services.router.core.pending import PendingCall
 from services.router.core.phase import PHASES, GateBlocked, IllegalMove, Outdated, Phase, Setting
 from services.router.core.setting_changes import changes
+from services.router.flows.steering.gate_webhook import GateWebhook
 from services.router.flows.steering.observe import SettingCache
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ class Migration:
         self._evidence = evidence
         self._clock = clock
         self._limits = limits
+        self.webhook: GateWebhook | None = None
+        """Decides about phases too; None: none does."""
         self.pace = Pace()
         self.rollbacks = Counter({OPERATOR: 0, AUTOMATIC: 0})
         """Rollbacks that this router has made, by trigger."""
@@ -128,7 +131,11 @@ class Migration:
             to = phases.next_phase(setting)
         except IllegalMove as error:
             return Plan(setting, None, (), error.message)
-        return Plan(setting, to, self.checked(PHASES[to].gates, setting), "")
+        return Plan(setting, to, self.checked(self._gates(to), setting), "")
+
+    def _gates(self, to: Phase) -> tuple[str, ...]:
+        """The gates before a phase."""
+        return (*PHASES[to].gates, *(self.webhook.gates(to) if self.webhook else ()))
 
     def limits(self, setting: Setting) -> Limits:
         """The limits in force: this router's own, except those that the migration sets."""
@@ -161,7 +168,9 @@ class Migration:
                 confirm,
                 f"{phases.LAST_STEP_CONFIRM}, the store that may be shut down then: {to.value} has no way back",
             )
-        results = self.checked(PHASES[after.phase].gates, before)
+        if self.webhook is not None:
+            await self.webhook.ask(before, to)
+        results = self.checked(self._gates(to), before)
         fixed = not_overridable(results)
         passed = worst(results) is Verdict.PASS
         if not passed and not decision.override:
