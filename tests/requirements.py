@@ -493,7 +493,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         )
         + _in(
             "contracts/test_locks_redis_faults.py",
-            "the_first_call_of_a_server_that_is_away_is_refused_within_half_a_second",
+            "the_first_call_of_a_server_that_is_away_is_refused_within_a_second",
             "a_lock_whose_answer_was_lost_is_given_back_when_the_server_is_heard_again",
         )
         + _in(

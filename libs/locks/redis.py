@@ -92,9 +92,11 @@ class RedisLockSettings:
     """Interval of probes while Redis is unavailable."""
     claim_seconds: float = 0.15
     """Lifetime of a claim after its owner's last request, which repeats every few milliseconds."""
-    command_seconds: float = 0.4
+    command_seconds: float = 1.0
     """Time limit of one command: waiting for a connection, connecting, sending, the answer. By then the first call to
-    an unavailable server fails; calls that wait behind it fail with it, and later ones at once."""
+    an unavailable server fails; calls that wait behind it fail with it, and later ones at once. Only a server that
+    hangs takes that long: one that has ended refuses connections. A shorter limit mistakes a machine that is busy for a
+    moment for a lock server that is away, and every call for a lock fails until the next probe."""
     connections: int = 16
     waiters_per_key: int = 1000
     prefix: str = "baton:lock:"
@@ -162,9 +164,9 @@ class RedisLocks:
         pool = BlockingConnectionPool(
             **connection_options(url, security or RedisSecurity()),
             max_connections=settings.connections,
-            timeout=settings.command_seconds / 2,
-            socket_timeout=settings.command_seconds / 2,
-            socket_connect_timeout=settings.command_seconds / 2,
+            timeout=settings.command_seconds,
+            socket_timeout=settings.command_seconds,
+            socket_connect_timeout=settings.command_seconds,
             # A retry inside the client would hide how long a command takes; the breaker and the caller decide.
             retry=Retry(NoBackoff(), 0),
             maint_notifications_config=MaintNotificationsConfig(enabled=False),

@@ -39,8 +39,8 @@ async def client(redis_server: Redis) -> AsyncIterator[Client]:
         yield client
 
 
-async def test_the_first_call_of_a_server_that_is_away_is_refused_within_half_a_second(redis_server: Redis) -> None:
-    assert RedisLockSettings().command_seconds < 0.5, "the whole time of one command; nothing else is waited for"
+async def test_the_first_call_of_a_server_that_is_away_is_refused_within_a_second(redis_server: Redis) -> None:
+    assert RedisLockSettings().command_seconds <= 1.0, "the whole time of one command; nothing else is waited for"
     async with RedisLocks.open(redis_server.url, RedisLockSettings(probe_seconds=600)) as locks:
         redis_server.kill(signal.SIGSTOP)
         try:
