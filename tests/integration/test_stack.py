@@ -275,6 +275,7 @@ def test_chromium_and_the_tools_for_manifests_may_be_missing(
         locate.kafka_jars,
     ):
         monkeypatch.setattr(locate, look_up.__name__, lambda: Path())
+    monkeypatch.setattr(locate, "KAFKA_ARCHIVE", Path())
     monkeypatch.setattr(locate, "_CHROMIUM_PROGRAMS", ())
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     assert servers_main.main() == 0

@@ -10,9 +10,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from libs.proving.servers import locate
-from libs.proving.servers.errors import ServerMissing
+from libs.proving.servers.errors import ServerMissing, ServersError
+from libs.proving.servers.kafka import Kafka
+from libs.proving.servers.stack import server_directory
 
 _STEP_SECONDS = 600
 _OPTIONAL = {
@@ -51,6 +54,8 @@ def main() -> int:
     for module, look_up in _GO_MODULES.items():
         if _missing(look_up) and not _missing(locate.go):
             _run([str(locate.go()), "install", module], {"GOBIN": str(locate.KUBERNETES_BIN)})
+    if not (_missing(locate.kafka_jars) or _missing(locate.java) or locate.KAFKA_ARCHIVE.exists()):
+        _archive_classes(locate.KAFKA_ARCHIVE)
     packages |= {"kafka": locate.kafka_jars, **_GO_MODULES}
     missing = {package: problem for package, look_up in packages.items() if (problem := _missing(look_up))}
     for problem in missing.values():
@@ -64,6 +69,20 @@ def _missing(look_up: Callable[[], object]) -> str:
     except ServerMissing as error:
         return str(error)
     return ""
+
+
+def _archive_classes(file: Path) -> None:
+    """Start a broker once, and keep its loaded classes for all later starts."""
+    print(f"+ archive Kafka's classes in {file}", flush=True)
+    written = file.with_suffix(".part")
+    try:
+        with server_directory() as directory:
+            kafka = Kafka(directory / "kafka", write_archive=written)
+            kafka.start()
+            kafka.stop()
+        written.rename(file)
+    except (OSError, ServersError) as error:
+        print(f"failed, so each start of Kafka takes longer: {error}", file=sys.stderr)
 
 
 def _apt_get(packages: list[str]) -> None:

@@ -45,8 +45,10 @@ class Kafka:
     return only after a record was produced, and `ready` waits for the same after a pause.
     """
 
-    def __init__(self, directory: Path, secure: MoreListeners | None = None) -> None:
-        """`secure`: more listeners."""
+    def __init__(
+        self, directory: Path, secure: MoreListeners | None = None, *, write_archive: Path | None = None
+    ) -> None:
+        """`secure`: more listeners. `write_archive`: write an archive of the loaded classes to this file at the end."""
         self._secure = secure
         self.directory = directory.resolve()
         self.port = free_port()
@@ -55,10 +57,11 @@ class Kafka:
         self._jars = locate.kafka_jars()
         self._data = self.directory / "data"
         self._properties = self.directory / "server.properties"
+        written = () if write_archive is None else (f"-XX:ArchiveClassesAtExit={write_archive}",)
         self.process = ServerProcess(
             Command(
                 name="kafka",
-                argv=self._jvm(*_JVM, "-cp", f"{self._jars}/*", "kafka.Kafka", str(self._properties)),
+                argv=self._jvm(*_JVM, *written, "-cp", f"{self._jars}/*", "kafka.Kafka", str(self._properties)),
                 log=self.directory / "kafka.log",
                 cwd=self.directory,
             )
@@ -191,7 +194,10 @@ class Kafka:
         tool.wait_for_exit(_FORMAT_SECONDS)
 
     def _jvm(self, *arguments: str) -> list[str | Path]:
-        return [self._java, f"-Dlog4j2.configurationFile={locate.KAFKA_DEPLOY / 'log4j2.xml'}", *arguments]
+        archive = locate.KAFKA_ARCHIVE
+        # With the archive a start takes half of the processor time. Java ignores one of another version or other jars.
+        shared = (f"-XX:SharedArchiveFile={archive}",) if archive.exists() else ()
+        return [self._java, f"-Dlog4j2.configurationFile={locate.KAFKA_DEPLOY / 'log4j2.xml'}", *shared, *arguments]
 
 
 def _raise_topic_error(name: str, answer: tuple[object, ...]) -> None:

@@ -14,6 +14,8 @@ from libs.proving.servers.errors import ServerMissing
 PROJECT_ROOT = Path(__file__).parents[3]
 KAFKA_DEPLOY = PROJECT_ROOT / "deploy" / "kafka"
 KAFKA_JARS = PROJECT_ROOT / "build" / "kafka" / "jars"
+KAFKA_ARCHIVE = PROJECT_ROOT / "build" / "kafka" / "classes.jsa"
+"""The broker's classes as Java has loaded them once (class data sharing); may be missing."""
 POSTGRES_PACKAGE, PGBOUNCER_PACKAGE, REDIS_PACKAGE = "postgresql", "pgbouncer", "redis-server"
 JAVA_PACKAGE, MAVEN_PACKAGE, GO_PACKAGE = "default-jre-headless", "maven", "golang-go"
 CHROMIUM_PACKAGE, PROMETHEUS_PACKAGE = "chromium", "prometheus"

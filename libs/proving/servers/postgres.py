@@ -111,6 +111,13 @@ class Postgres:
         """Run one SQL statement as the superuser; returns its rows as text, fields separated by `|`."""
         return self._client("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", statement)
 
+    def dump_rows(self, database: str) -> str:
+        """SQL statements that insert the rows of a database and set its sequences."""
+        dumped = self._client("pg_dump", "--data-only", "--inserts", "-d", database)
+        return "\n".join(
+            line for line in dumped.splitlines() if line.startswith(("INSERT ", "SELECT pg_catalog.setval("))
+        )
+
     def require_tls(self, user: str, password: str) -> None:
         """Create a user, and refuse all other users except the superuser from now on, and connections without TLS."""
         self.execute(f"CREATE USER {_quoted(user)} SUPERUSER PASSWORD '{password}'")
