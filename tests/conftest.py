@@ -4,11 +4,14 @@ The servers are plain objects without an event loop, so tests of any loop scope 
 killed or paused runs again for the next test that requests it.
 """
 
+from __future__ import annotations
+
 import gc
 import itertools
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +24,9 @@ from libs.proving.servers.stack import server_directory
 from tests import commands, forks
 from tests.leaks import SESSION_SERVERS, no_process_is_left, no_task_is_left, pytest_itemcollected
 from tests.servers import make_usable
+
+if TYPE_CHECKING:
+    from tests.databases import StoreDatabases
 
 # pytest finds fixtures and hooks here by name.
 __all__ = ["no_process_is_left", "no_task_is_left", "pytest_itemcollected"]
@@ -131,24 +137,22 @@ def postgres_dsn(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def store_template(postgres_server: Postgres) -> None:
-    """The database that those of `store_dsn` are copies of."""
+def store_databases(postgres_server: Postgres) -> StoreDatabases:
+    """The databases that `store_dsn` hands out."""
     make_usable(postgres_server)
     # Few sessions need these imports.
-    from tests.databases import make_template
+    from tests.databases import StoreDatabases
 
-    make_template(postgres_server)
+    return StoreDatabases(postgres_server)
 
 
 @pytest.fixture
-def store_dsn(postgres: Postgres, store_template: None) -> Iterator[str]:
+def store_dsn(postgres: Postgres, store_databases: StoreDatabases) -> Iterator[str]:
     """Address of a database for the test, with B's schema and no records, in asyncpg's form."""
-    from tests.databases import copy_template
-
-    name = f"test_{next(_numbers)}"
-    yield copy_template(postgres, name)
+    name = store_databases.take()
+    yield postgres.dsn_of(name)
     if postgres.process.running:
-        postgres.drop_database(name)
+        store_databases.give_back(name)
 
 
 @pytest.fixture
