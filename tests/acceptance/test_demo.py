@@ -90,7 +90,7 @@ def under_way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnderWay]:
     """
     directory = tmp_path_factory.mktemp("demo")
     kept = str(directory / "kept")
-    arguments = ("demo", "--secure", "--seconds", "25", "--rate", "100", "--keep", kept, "-o", "json")
+    arguments = ("demo", "--secure", "--seconds", "20", "--rate", "80", "--keep", kept, "-o", "json")
     with _started(directory, *arguments) as process:
         yield UnderWay(process, directory)
 

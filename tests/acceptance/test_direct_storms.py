@@ -32,7 +32,7 @@ from tests.storms import sized
 CLIENTS = LoadPlan(clients=9, direct=3, by_xds=3)
 """A third each: any process, the routes, a router."""
 XDS = "xds:///sandbox.v1.SandboxService"
-LEAST_CALLS = sized(short=800, full=1250)
+LEAST_CALLS = sized(short=500, full=1250)
 LEAST_DIRECT = 50
 
 
@@ -73,9 +73,9 @@ async def test_a_flip_storm_with_direct_clients_loses_nothing(directory: Path, s
         xds=XDS,
         stores=world.store_processes,
         event_log=world.servers.event_log,
-        load=replace(CLIENTS, calls_per_second=sized(short=100, full=150), deadline_seconds=1.0, made_names=12),
+        load=replace(CLIENTS, calls_per_second=sized(short=90, full=150), deadline_seconds=1.0, made_names=12),
     )
-    plan = StormPlan(every_seconds=0.5, for_seconds=sized(short=20.0, full=60.0), seed=23)
+    plan = StormPlan(every_seconds=0.5, for_seconds=sized(short=14.0, full=60.0), seed=23)
     async with world.running(), Walk.open(world.controls, "acceptance", world.token) as walk:
         await walk.backfill()
         report = await run_storm(setup, plan, directory / "history", lambda _: None)
@@ -93,7 +93,7 @@ async def test_nothing_is_lost_under_direct_clients_while_our_own_processes_die_
     size = Size(routers=2, new=2, xds=True, router_settings=({"rollback_automatic": "false"},) * 2)
     world = direct_world(directory, stack, size)
     faults = process_faults(world)
-    rate = sized(short=80, full=160)
+    rate = sized(short=60, full=160)
     plan = replace(CLIENTS, calls_per_second=rate, deadline_seconds=0.2, made_names=20, fresh_share=0.2, seed=9)
     load = Load(plan, world.routers, directory / "history", direct=world.public_stores, xds=XDS)
     async with (

@@ -16,11 +16,12 @@ from libs.proving.trial.load import LoadPlan
 from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
 from services.router.cli.demo.run import OLD_DATABASE
+from tests.storms import sized
 from tests.waiting import NotReached
 
 SEES_FLIPS_AFTER = ({"refresh_seconds": "0.05"}, {"refresh_seconds": "0.4"}, {"refresh_seconds": "1.0"})
-LEAST_CALLS = 1250
-LEAST_FLIPS = 30
+LEAST_CALLS = sized(short=600, full=1250)
+LEAST_FLIPS = sized(short=15, full=30)
 MOST_STORMS = 6
 """On a machine so busy that one storm has too few calls to show anything, another one follows."""
 
@@ -38,7 +39,7 @@ async def storms(world: World, directory: Path, plan: StormPlan) -> list[StormRe
         public=world.routers,
         stores=world.store_processes,
         event_log=world.servers.event_log,
-        load=LoadPlan(clients=8, calls_per_second=150, deadline_seconds=1.0, made_names=12),
+        load=LoadPlan(clients=8, calls_per_second=sized(short=100, full=150), deadline_seconds=1.0, made_names=12),
     )
     async with world.running():
         async with Walk.open(world.controls, "acceptance", world.token) as walk:
@@ -55,7 +56,9 @@ async def storms(world: World, directory: Path, plan: StormPlan) -> list[StormRe
 
 async def test_a_flip_storm_loses_nothing_and_leaves_nothing_behind(tmp_path: Path, stack: Stack) -> None:
     world = World.real(tmp_path, stack, OLD_DATABASE, Size(routers=3, new=2, router_settings=SEES_FLIPS_AFTER))
-    reports = await storms(world, tmp_path / "history", StormPlan(every_seconds=0.5, for_seconds=25.0, seed=11))
+    reports = await storms(
+        world, tmp_path / "history", StormPlan(every_seconds=0.5, for_seconds=sized(short=14.0, full=25.0), seed=11)
+    )
     assert sum(report.handoffs for report in reports) > 0, "no record moved: the storms show nothing"
     for report in reports:
         assert report.ok, "\n".join(report.problems)

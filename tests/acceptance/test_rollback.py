@@ -47,7 +47,7 @@ UNANSWERED_SECONDS = 1.0
 ANSWERED_SECONDS = 20.0
 """Of calls that are all to be answered, on a busy machine too."""
 READERS, WRITERS = 6, 2
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = sized(short=0.06, full=0.02)
 
 _SERVICE = "/sandbox.v1.SandboxService"
 _EXPLAIN = grpc.aio.Metadata((metadata.EXPLAIN, "1"))
