@@ -421,7 +421,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         _in(
             _IDENTICAL,
             "the_contract_is_kept_at_every_endpoint",
-            "every_door_holds_each_conversation_at_both_owners",
+            "every_conversation_is_held_by_each_door_with_records_of_both_owners",
             "the_answers_of_all_endpoints_are_the_same",
             "the_answers_of_all_phases_are_the_same",
             "an_old_client_stays_right_at_its_endpoint",
