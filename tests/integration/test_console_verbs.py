@@ -96,6 +96,8 @@ async def test_gates_block_a_step_and_an_override_needs_a_reason() -> None:
         override = await plan(browser, "advance", to="SHADOW", override="yes")
         assert any(one.startswith("overridden: backfill") for one in effects(override))
         assert "nothing was changed" in await do(browser, "advance", override, reason=" ")
+        unseen = await do(browser, "advance", override, reason="copied by hand", overridden="backfill")
+        assert "since the plan was shown, these gates do not pass either: audit" in unseen
         assert await phase(router) == "OFF"
         await do(browser, "advance", override, reason="copied by hand")
         assert await phase(router) == "SHADOW"

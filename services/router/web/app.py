@@ -46,7 +46,7 @@ from services.router.web.view.page import context
 EVENTS = "text/event-stream"
 FORM_BYTES = 16 * 1024
 MOST_NAME_CHARACTERS = 100
-OWN_FIELDS = frozenset({CSRF_FIELD, "generation", "confirm", "reason"})
+OWN_FIELDS = frozenset({CSRF_FIELD, "generation", "overridden", "confirm", "reason"})
 """Fields of a form beside those of its verb."""
 MOST_ENTRIES = 1000
 FIRST_SECONDS = 1.5

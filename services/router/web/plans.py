@@ -47,6 +47,8 @@ class Plan:
     """Gates that block the step. With them the request is not sent."""
     can_override: bool = False
     """An override with a reason passes the gates."""
+    overridden: Sequence[str] = ()
+    """Gates that an override passes."""
 
     @property
     def generation(self) -> int:

@@ -69,6 +69,7 @@ async def advance(caller: Caller, form: Form) -> Plan:
         needs_reason=override,
         gates=gates.gates(left if not override or fixed else ()),
         can_override=bool(left) and not fixed and not override,
+        overridden=[name for name, _ in overridden],
     )
 
 
@@ -229,10 +230,14 @@ VERBS: Mapping[str, Verb] = {
 
 
 def agreed(plan: Plan, form: Form) -> Any:
-    """The request of a plan that the operator has agreed to: with their reason, and with the generation that they were
-    shown. Raises InvalidField, NotPossible."""
+    """The request of a plan that the operator has agreed to: with their reason, with the generation and over no other
+    gates than they were shown. Raises InvalidField, NotPossible."""
     if plan.gates:
         raise NotPossible("these gates do not pass: " + ", ".join(gate.name for gate in plan.gates))
+    unseen = set(plan.overridden).difference(form.get("overridden", "").split(","))
+    if unseen:
+        names = ", ".join(sorted(unseen))
+        raise NotPossible(f"since the plan was shown, these gates do not pass either: {names}; nothing was changed")
     typed = form.get("confirm", "").strip()
     if plan.confirm and typed != plan.confirm:
         raise InvalidField("confirm", typed, f"type {plan.confirm}; nothing was changed")
