@@ -146,6 +146,18 @@ async def test_a_page_whose_name_a_stranger_owns_is_refused() -> None:
     async with console() as (browser, _):
         await browser.sign_in(actor="ann")
         assert (await browser.get(host="rebound.example")).status == 403
+        rebound = {"host": "rebound.example", "origin": "http://rebound.example"}
+        assert (await browser.post("/console/sign-in", {"actor": "eve"}, **rebound)).status == 403
+
+
+async def test_with_a_token_the_page_may_have_a_name_and_a_proxy_that_ends_tls(tmp_path: Path) -> None:
+    async with console(**tokens(tmp_path)) as (browser, _):
+        for origin, status in (("https://baton.example", 303), ("https://evil.example", 403)):
+            named = {"host": "baton.example", "origin": origin}
+            answer = await browser.post("/console/sign-in", {"token": token_of("viewer")}, **named)
+            assert answer.status == status, origin
+            assert ("; Secure" in answer.headers.get("set-cookie", "")) is (status == 303)
+        assert (await browser.get(host="baton.example")).status == 200
 
 
 async def test_the_stream_sends_sections_and_ends_with_the_router() -> None:

@@ -132,7 +132,9 @@ class Console:
 
         async def answer(request: Request) -> Response:
             try:
-                check_page(request.scope)
+                if not self._access.needs_token:
+                    # A page whose name resolves to this listener could sign in as anybody.
+                    check_page(request.scope)
                 return await endpoint(request)
             except SignedOut as out:
                 if request.method == "GET" and not request.url.path.endswith("/events"):
@@ -249,7 +251,9 @@ class Console:
         return HTMLResponse(render("sign_in.html", values), code)
 
     def _with_cookie(self, response: Response, request: Request, value: str) -> Response:
-        response.headers["set-cookie"] = set_cookie(value, secure=request.scope["scheme"] == "https")
+        # The browser's own connection counts, also before a proxy that ends TLS.
+        secure = request.headers.get("origin", "").startswith("https:")
+        response.headers["set-cookie"] = set_cookie(value, secure=secure)
         return response
 
     def _session(self, request: Request) -> Session:
