@@ -68,6 +68,10 @@ class Tab:
         page.on("console", self._note_message)
         page.on("request", lambda request: self._note(request.url))
 
+    @property
+    def home(self) -> str:
+        return f"http://{self._address}/console/"
+
     def _note_message(self, message: Any) -> None:
         if message.type == "error":
             self.problems.append(message.text)
@@ -77,7 +81,8 @@ class Tab:
             self.elsewhere.append(url)
 
     async def sign_in(self) -> None:
-        await self.page.goto(f"http://{self._address}/console/")
+        await self.page.goto(self.home)
+        assert await self.faults() == [], "the sign-in"
         await self.page.get_by_label("Your name").fill("ann")
         await self.page.get_by_label("Token").fill(self._token)
         await self.page.keyboard.press("Enter")
@@ -103,12 +108,13 @@ class Tab:
         await dialog.get_by_text("Now ").wait_for()
         await self.page.keyboard.press("Escape")
 
-    async def faults_of_access(self) -> list[str]:
-        """Findings of axe-core."""
+    async def faults(self) -> list[str]:
+        """Findings of axe-core, and parts that do not fit into the window."""
         from axe_playwright_python.async_playwright import Axe
 
         found = await Axe().run(self.page)
-        return [f"{one['id']}: {one['nodes'][0]['html'][:150]}" for one in found.response["violations"]]
+        access = [f"{one['id']}: {one['nodes'][0]['html'][:150]}" for one in found.response["violations"]]
+        return [*access, *await self.page.evaluate(TOO_WIDE)]
 
 
 @asynccontextmanager
@@ -156,9 +162,10 @@ async def test_an_operator_steers_a_migration_from_the_page(tmp_path: Path) -> N
         assert (await walk.status()).setting.canary_permille == 100
         await tab.shows("a drill", "#journal")
 
-        for one in (tab, phone):
-            assert await one.faults_of_access() == []
-            assert await one.page.evaluate(TOO_WIDE) == []
+        await page.get_by_label("Compare reads").fill("100")
+        await tab.agree(await tab.plan("shadow"), "Compare 100 %")
+        await phone.shows("100 % of the reads are compared.", "#differences")
+        await _has_no_faults(tab, phone)
         assert await page.evaluate(POSTED) == 403, "a form without the value of the session"
         tab.problems.clear()
 
@@ -185,3 +192,30 @@ async def test_an_operator_steers_a_migration_from_the_page(tmp_path: Path) -> N
         await phone.page.get_by_label("Token").wait_for()
         assert (tab.elsewhere, phone.elsewhere) == ([], [])
         assert [one for one in tab.problems if "Failed to load" not in one and "ERR_" not in one] == []
+
+
+async def _has_no_faults(tab: Tab, phone: Tab) -> None:
+    """Every page and each kind of dialog, on a phone, on a desk and on a wall."""
+    page, narrow = tab.page, phone.page
+    for one in (tab, phone):
+        for summary in ("Walk by a plan", "Start a job"):
+            await one.page.get_by_text(summary, exact=True).click()
+        assert await one.faults() == []
+    for verb, words in (("walk", "the canary walks 10 % -> "), ("rehearse", "4 buckets go to the other store")):
+        dialog = await phone.plan(verb)
+        await dialog.get_by_text(words).first.wait_for()
+        assert await phone.faults() == [], verb
+        await narrow.keyboard.press("Escape")
+    dialog = await tab.plan("canary")
+    await dialog.get_by_role("button", name="Set 10 %").click()
+    await dialog.get_by_text("Now ").wait_for()
+    assert await tab.faults() == [], "the outcome"
+    await page.keyboard.press("Escape")
+    for link in ("journal/1", "record?name=sandboxes/none", "record", "difference/none", "journal/999"):
+        await narrow.goto(f"{phone.home}{link}")
+        assert await phone.faults() == [], link
+    await narrow.goto(phone.home)
+    await phone.is_live()
+    await page.set_viewport_size({"width": 3840, "height": 2160})
+    assert await tab.faults() == [], "on a wall"
+    await page.set_viewport_size({"width": 1280, "height": 900})

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from services.router.core.canary import EXAMPLE
 from services.router.features.router import Router
 from tests.commands import answer
+from tests.contracts.identity_adapters import write
 from tests.integration.test_console import Browser, console, router_status, tokens
 from tests.integration.test_operators import At
 
@@ -19,20 +21,21 @@ FLAG = "sandbox.routing.use_service_layer"
 async def plan(browser: Browser, verb: str, **fields: str) -> str:
     """HTML of the plan."""
     found = await browser.post(f"/console/plan/{verb}", {"csrf": await browser.csrf(), **fields})
-    return html.unescape(found.body.decode())
+    return found.body.decode()
 
 
 def effects(page: str) -> list[str]:
     listed = re.search(r'<ul class="effects">(.*?)</ul>', page, re.DOTALL)
     assert listed is not None, page
-    return re.findall(r"<li>(.*?)</li>", listed[1], re.DOTALL)
+    return [html.unescape(one) for one in re.findall(r"<li>(.*?)</li>", listed[1], re.DOTALL)]
 
 
 def hidden(page: str) -> dict[str, str]:
     """Fields of the form that agrees to a plan."""
     form = re.search(r'<form method="post" action="/console/do/.*?</form>', page, re.DOTALL)
     assert form is not None, page
-    return dict(re.findall(r'type="hidden" name="([^"]*)" value="([^"]*)"', form[0]))
+    found = re.findall(r'type="hidden" name="([^"]*)" value="([^"]*)"', form[0])
+    return {name: html.unescape(value) for name, value in found}
 
 
 async def do(browser: Browser, verb: str, page: str, **typed: str) -> str:
@@ -49,7 +52,8 @@ async def phase(router: Router) -> str:
     return (await answer(At(router.control.address), "status"))["phase"]  # type: ignore[no-any-return]
 
 
-async def test_the_page_shows_the_plan_of_the_command_and_changes_nothing() -> None:
+async def test_the_page_shows_the_plan_of_the_command_and_changes_nothing(tmp_path: Path) -> None:
+    plan_file = write(tmp_path / "plan.toml", EXAMPLE)
     async with console() as (browser, router):
         await browser.sign_in(actor="ann")
         await advance(browser, "SHADOW")
@@ -62,6 +66,15 @@ async def test_the_page_shows_the_plan_of_the_command_and_changes_nothing() -> N
             ("advance", {"to": "DUAL_READ", "override": "yes"}, ("phase", "advance", "DUAL_READ", "--override", "x")),
             ("start", {"kind": "reconcile", "repair": "no"}, ("reconcile", "--no-repair")),
             ("start", {"kind": "backfill"}, ("backfill",)),
+            (
+                "start",
+                {"kind": "audit", "sample": "2.5", "accept": "x, y"},
+                ("audit", "--sample", "2.5", "--accept", "x,y"),
+            ),
+            ("shadow", {"percent": "25", "with": "same"}, ("shadow", "set", "25", "--same")),
+            ("shadow", {"percent": "0", "with": "other"}, ("shadow", "set", "off")),
+            ("rehearse", {"buckets": "8"}, ("rehearse", "--buckets", "8")),
+            ("walk", {"plan": EXAMPLE.replace("\n", "\r\n")}, ("canary", "auto", str(plan_file))),
         ):
             shown = effects(await plan(browser, verb, **fields))
             assert shown == (await answer(At(router.control.address), *command, "--dry-run"))["effects"], verb
@@ -82,6 +95,33 @@ async def test_a_change_is_the_one_that_was_shown_and_the_journal_names_its_auth
         late = await do(browser, "flag", shown)
         assert "Another change was faster" in late or "generation" in late
         assert (await router_status(router)).setting.generation == 2, "the plan was based on an earlier generation"
+
+
+async def test_jobs_a_walk_and_a_comparison_are_started_and_stopped_as_they_were_shown() -> None:
+    async with console() as (browser, router):
+        await browser.sign_in(actor="ann")
+        await advance(browser, "SHADOW")
+        await advance(browser, "DUAL_WRITE")
+
+        async def agree(verb: str, **fields: str) -> str:
+            return await do(browser, verb, await plan(browser, verb, **fields), reason="a drill")
+
+        assert "Now DUAL_WRITE" in await agree("shadow", **{"percent": "25", "with": "same"})
+        setting = (await router_status(router)).setting
+        assert (setting.shadow_permille, setting.shadow_same) == (250, True)
+        assert "canary-auto-" in await agree("walk", plan=EXAMPLE.replace("\n", "\r\n"))
+        assert (await router_status(router)).canary_auto.running
+        await agree("stop")
+        assert not (await router_status(router)).canary_auto.running
+        assert "rehearsal-" in await agree("rehearse", buckets="8")
+        assert "audit-" in await agree("start", kind="audit", sample="2.5")
+        jobs = {one["kind"]: one for one in (await answer(At(router.control.address), "jobs"))["jobs"]}
+        assert {kind: one["actor"] for kind, one in jobs.items()} == dict.fromkeys(
+            ("canary-auto", "rehearsal", "audit"), "ann"
+        )
+        late = await plan(browser, "walk", plan=EXAMPLE)
+        await agree("flag", name=FLAG, value="true")
+        assert "nothing was changed" in await do(browser, "walk", late)
 
 
 async def test_gates_block_a_step_and_an_override_needs_a_reason() -> None:
@@ -162,7 +202,16 @@ WRONG: list[tuple[str, dict[str, str], str]] = [
     ("job", {"id": "x-1", "action": "explode"}, "one of pause"),
     ("parked", {"store": "C", "partition": "1", "offset": "2", "action": "retry"}, "one of A, B"),
     ("parked", {"store": "A", "partition": "-1", "offset": "2", "action": "retry"}, "a whole number"),
-    ("start", {"kind": "seize"}, "one of backfill, reconcile"),
+    ("parked", {"store": "A", "partition": "3000000000", "offset": "2", "action": "retry"}, "a whole number, at most"),
+    ("start", {"kind": "seize"}, "one of audit, backfill, reconcile"),
+    ("start", {"kind": "audit", "sample": "101"}, "0 to 100, in steps of 0.1"),
+    ("shadow", {"percent": "5", "with": "other"}, "reads are compared only in"),
+    ("shadow", {"percent": "5", "with": "me"}, "one of other, same"),
+    ("walk", {"plan": "nonsense"}, "TOML such as"),
+    ("walk", {"plan": EXAMPLE}, "a canary steers only in"),
+    ("stop", {}, "no walk is under way"),
+    ("rehearse", {"buckets": "4"}, "a rehearsal needs a phase"),
+    ("rehearse", {"buckets": "3000000000"}, "a whole number, at most"),
     ("approve", {"id": "9"}, "a call that waits for approval"),
     ("explode", {}, "one of advance"),
 ]
@@ -172,4 +221,4 @@ async def test_a_plan_names_the_field_that_is_wrong() -> None:
     async with console() as (browser, _):
         await browser.sign_in(actor="ann")
         for verb, fields, words in WRONG:
-            assert words in await plan(browser, verb, **fields), (verb, fields)
+            assert words in html.unescape(await plan(browser, verb, **fields)), (verb, fields)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from libs.text import plain
 from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.jobs import RATE_HELP, NewJob, parse_rate, run_job
 from services.router.cli.options import Starting, command
+from services.router.core.effects import of_audit
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -48,13 +48,8 @@ def audit(
     verdict: CLEAN, ACCEPTED, FINDINGS or BLOCKED. Exit code 3: FINDINGS, BLOCKED.
     """
     kinds = ",".join(filter(None, (name.strip() for text in accept or () for name in text.split(","))))
-    effects = [
-        "A's data is copied to a snapshot beside it, checked, and the snapshot removed;"
-        f" {plain(sample)} % of its records are tried in a scratch store beside B",
-        *([f"accepted kinds of findings: {kinds}"] if kinds else []),
-    ]
     arguments = {"sample": f"{sample:g}", **({"accept": kinds} if kinds else {})}
-    view = run_job(options, NewJob("audit", arguments, parse_rate(rate)), effects, wait=wait)
+    view = run_job(options, NewJob("audit", arguments, parse_rate(rate)), of_audit(sample, kinds), wait=wait)
     if view is None or not wait:
         return
     report = view["report"]

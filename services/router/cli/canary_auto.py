@@ -11,7 +11,8 @@ from libs.errors import InvalidField
 from libs.text import plain
 from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.options import Agreed, Changing, Common, Starting, agree, command
-from services.router.core.canary import EXAMPLE, CanaryPlan, begin, parse_plan
+from services.router.core.canary import EXAMPLE, begin, parse_plan
+from services.router.core.effects import of_stop, of_walk
 from services.router.core.phase import IllegalMove
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _start(options: Starting, path: Path, wait: bool) -> None:
         except IllegalMove as error:
             raise CommandFailed(error.message) from None
         view = walk_view(status.canary_auto)
-        agreed = agree(options, _effects(plan, step, status.setting.canary_permille))
+        agreed = agree(options, of_walk(plan, step, status.setting.canary_permille))
         if agreed:
             request = pb.StartCanaryAutoRequest(
                 actor=options.who, reason=options.reason, plan=text, generation=status.setting.generation
@@ -131,8 +132,7 @@ def _stop(options: Changing) -> None:
         view = walk_view(status.canary_auto)
         if not view["running"]:
             raise CommandFailed("no walk is under way")
-        percent = status.setting.canary_permille / 10
-        agreed = agree(options, [f"the walk ends; the canary stays at {plain(percent)} %"])
+        agreed = agree(options, of_stop(status.setting.canary_permille))
         if agreed:
             request = pb.StopCanaryAutoRequest(actor=options.who, reason=options.reason)
             view = walk_view(router.call("StopCanaryAuto", request).progress)
@@ -146,18 +146,6 @@ def _read(path: Path) -> str:
         raise CommandFailed(f"{path} cannot be read: {error.strerror}; --example prints a plan", Exit.USAGE) from None
     except UnicodeDecodeError:
         raise CommandFailed(f"{path} is not UTF-8 text; --example prints a plan", Exit.USAGE) from None
-
-
-def _effects(plan: CanaryPlan, first: int, permille: int) -> list[str]:
-    walk = " -> ".join(
-        f"{plain(percent)} %" for percent in [permille / 10, *(step.percent for step in plan.steps[first:])]
-    )
-    least = sum(step.minimum_seconds for step in plan.steps[first:])
-    fails = "takes the canary to 0 % and ends the walk" if plan.on_fail.value == "back" else "holds the walk"
-    return [
-        f"the canary walks {walk}, in {plain(least)} s at least, under traffic",
-        f"a gate that fails {fails}; baton canary auto --stop ends it where it is",
-    ]
 
 
 def _wait(router: Control, options: Starting) -> View:

@@ -9,6 +9,7 @@ import typer
 from services.router.cli import complete
 from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.options import Moving, Starting, agree, command
+from services.router.core.effects import of_rehearsal
 from services.router.core.phase import IllegalMove, begin_rehearsal
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def rehearse(
             begin_rehearsal(setting_from_pb(status.setting), (0,))
         except IllegalMove as error:
             raise CommandFailed(error.message) from None
-        agreed = agree(options, [f"{buckets} buckets go to the other store and back; reads and writes go on meanwhile"])
+        agreed = agree(options, of_rehearsal(buckets))
         view = views.view_of(status.last_rehearsal) if status.HasField("last_rehearsal") else {}
         if agreed:
             request = pb.StartRehearsalRequest(

@@ -11,6 +11,7 @@ from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.inputs import parse_percent
 from services.router.cli.options import Changing, Common, command
 from services.router.core import phase
+from services.router.core.effects import of_shadow
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -70,13 +71,7 @@ def set_shadow(
             same=same,
             generation=planned.setting.generation,
         )
-        before = planned.setting.shadow_permille / 10
-        store = "the answering store itself" if same else "the other store"
-        after = f"{plain(permille / 10)} %, compared with {store}" if permille else "off"
-        effects = [
-            f"shadow reads {plain(before)} % -> {after}; clients do not notice",
-            "the counts are reset: gates use the comparisons made from now on",
-        ]
+        effects = of_shadow(planned.setting.shadow_permille, permille, same=same)
         Change(lambda setting: phase.set_shadow(setting, permille, same=same), "SetShadow", request, effects).run(
             options, router, planned
         )

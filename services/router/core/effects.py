@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from libs.text import plain
+from services.router.core.canary import CanaryPlan, OnFail
 from services.router.core.phase import PHASES, Phase, Setting
 from services.router.core.plan import LASTING_SECONDS
 from services.router.core.setting_changes import changes
@@ -64,6 +65,44 @@ def of_reconcile(*, repair: bool, deep: bool = False, corrupt: str = "") -> list
         "MISSING and STALE records are copied from their owner" if repair else "differences are listed, not repaired",
         *([f"{corrupt}, if it is CORRUPT, gets its owner's content at both stores"] if corrupt else []),
     ]
+
+
+def of_audit(sample_percent: float, accept: str) -> list[str]:
+    """`accept`: kinds of findings, separated by commas."""
+    return [
+        "A's data is copied to a snapshot beside it, checked, and the snapshot removed;"
+        f" {plain(sample_percent)} % of its records are tried in a scratch store beside B",
+        *([f"accepted kinds of findings: {accept}"] if accept else []),
+    ]
+
+
+def of_shadow(before_permille: int, permille: int, *, same: bool) -> list[str]:
+    store = "the answering store itself" if same else "the other store"
+    after = f"{plain(permille / 10)} %, compared with {store}" if permille else "off"
+    return [
+        f"shadow reads {plain(before_permille / 10)} % -> {after}; clients do not notice",
+        "the counts are reset: gates use the comparisons made from now on",
+    ]
+
+
+def of_walk(plan: CanaryPlan, first: int, permille: int) -> list[str]:
+    """`first`: index of the first step. `permille`: the canary now."""
+    steps = plan.steps[first:]
+    walk = " -> ".join(f"{plain(percent)} %" for percent in [permille / 10, *(step.percent for step in steps)])
+    least = sum(step.minimum_seconds for step in steps)
+    fails = "takes the canary to 0 % and ends the walk" if plan.on_fail is OnFail.BACK else "holds the walk"
+    return [
+        f"the canary walks {walk}, in {plain(least)} s at least, under traffic",
+        f"a gate that fails {fails}; baton canary auto --stop ends it where it is",
+    ]
+
+
+def of_stop(permille: int) -> list[str]:
+    return [f"the walk ends; the canary stays at {plain(permille / 10)} %"]
+
+
+def of_rehearsal(buckets: int) -> list[str]:
+    return [f"{buckets} buckets go to the other store and back; reads and writes go on meanwhile"]
 
 
 JOB_EFFECTS = {

@@ -44,7 +44,8 @@ from services.router.web.view import differences, journal
 from services.router.web.view.page import context
 
 EVENTS = "text/event-stream"
-FORM_BYTES = 16 * 1024
+FORM_BYTES = 64 * 1024
+"""A plan of a walk fits, with every character encoded."""
 MOST_NAME_CHARACTERS = 100
 OWN_FIELDS = frozenset({CSRF_FIELD, "generation", "overridden", "confirm", "reason"})
 """Fields of a form beside those of its verb."""

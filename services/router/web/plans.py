@@ -19,6 +19,7 @@ from services.router.core.phase import Phase
 from services.router.web.view.gates import GateView
 
 MAX_RATE = 1_000_000
+MAX_INT32, MAX_INT64 = 2**31 - 1, 2**63 - 1
 
 Form = Mapping[str, str]
 
@@ -64,15 +65,15 @@ def phase_of(form: Form) -> Phase:
     return Phase[name]
 
 
-def permille_of(form: Form) -> int:
+def permille_of(form: Form, name: str = "percent") -> int:
     """Raises InvalidField."""
-    text = form.get("percent", "").strip().removesuffix("%").strip()
+    text = form.get(name, "").strip().removesuffix("%").strip()
     try:
         permille = Decimal(text) * 10
     except InvalidOperation:
         permille = Decimal(-1)
     if not (permille.is_finite() and 0 <= permille <= 1000 and permille == permille.to_integral_value()):
-        raise InvalidField("percent", text, "0 to 100, in steps of 0.1")
+        raise InvalidField(name, text, "0 to 100, in steps of 0.1")
     return int(permille)
 
 
@@ -94,11 +95,11 @@ def store_of(form: Form) -> record_pb2.Store.ValueType:
     return number
 
 
-def number_of(form: Form, name: str) -> int:
-    """Raises InvalidField."""
-    text = form.get(name, "")
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-        raise InvalidField(name, text, "a whole number")
+def number_of(form: Form, name: str, most: int = MAX_INT64) -> int:
+    """A whole number from 0 to `most`. Raises InvalidField."""
+    text = form.get(name, "").strip()
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_INT64)) and int(text) <= most):
+        raise InvalidField(name, text, f"a whole number, at most {most}")
     return int(text)
 
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from libs.identity.principal import Principal, Role
 from libs.text import visible
+from services.router.core.canary import EXAMPLE
 from services.router.web.session import PATH, Session
 from services.router.web.view.page import SECTIONS
 
@@ -31,7 +32,7 @@ _TEMPLATES = Environment(
     finalize=_safe,
     auto_reload=False,
 )
-_TEMPLATES.globals["base"] = PATH
+_TEMPLATES.globals.update(base=PATH, walk_example=EXAMPLE)
 
 
 def for_operator(session: Session, principal: Principal) -> Mapping[str, Any]:

@@ -11,12 +11,14 @@ from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.pb.baton.record.v1 import record_pb2
 from services.router.api.messages import PHASE_NUMBERS
 from services.router.core import effects, phase
+from services.router.core.canary import begin, parse_plan
 from services.router.core.effects import STORE_NAMES
 from services.router.core.gates import GATES
 from services.router.core.phase import PHASES, Phase, Setting
 from services.router.core.setting_message import phase_name, setting_from_pb
 from services.router.web.calls import Caller
 from services.router.web.plans import (
+    MAX_INT32,
     Form,
     NotPossible,
     Plan,
@@ -134,16 +136,67 @@ async def job(caller: Caller, form: Form) -> Plan:
 
 
 async def start(caller: Caller, form: Form) -> Plan:
-    kind = choice_of(form, "kind", {name: name for name in ("backfill", "reconcile")})
-    if kind == "backfill":
-        rate = rate_of(form)
-        request = pb.StartJobRequest(actor=caller.actor, kind=kind, arguments={"to": "B"}, rate=rate)
-        return Plan("Copy every record to B", effects.of_backfill("B", rate), "StartJob", request, "Start the copy")
+    made: Mapping[str, Callable[[Caller, Form], Plan]] = {
+        "audit": _audit,
+        "backfill": _backfill,
+        "reconcile": _reconcile,
+    }
+    return choice_of(form, "kind", made)(caller, form)  # type: ignore[no-any-return]
+
+
+def _audit(caller: Caller, form: Form) -> Plan:
+    percent = permille_of(form, "sample") / 10
+    accept = ",".join(filter(None, (name.strip() for name in form.get("accept", "").split(","))))
+    arguments = {"sample": f"{percent:g}", **({"accept": accept} if accept else {})}
+    request = pb.StartJobRequest(actor=caller.actor, kind="audit", arguments=arguments)
+    return Plan("Audit A's records", effects.of_audit(percent, accept), "StartJob", request, "Start the audit")
+
+
+def _backfill(caller: Caller, form: Form) -> Plan:
+    rate = rate_of(form)
+    request = pb.StartJobRequest(actor=caller.actor, kind="backfill", arguments={"to": "B"}, rate=rate)
+    return Plan("Copy every record to B", effects.of_backfill("B", rate), "StartJob", request, "Start the copy")
+
+
+def _reconcile(caller: Caller, form: Form) -> Plan:
     repair = choice_of(form, "repair", {"yes": True, "no": False})
     arguments = {"repair": form["repair"], "deep": "no"}
-    request = pb.StartJobRequest(actor=caller.actor, kind=kind, arguments=arguments)
+    request = pb.StartJobRequest(actor=caller.actor, kind="reconcile", arguments=arguments)
     title = "Compare all records and repair" if repair else "Compare all records"
     return Plan(title, effects.of_reconcile(repair=repair), "StartJob", request, "Start it")
+
+
+async def shadow(caller: Caller, form: Form) -> Plan:
+    before, permille = await _setting(caller), permille_of(form)
+    same = choice_of(form, "with", {"other": False, "same": True})
+    phase.set_shadow(before, permille, same=same)
+    request = pb.SetShadowRequest(actor=caller.actor, permille=permille, same=same, generation=before.generation)
+    words = effects.of_shadow(before.shadow_permille, permille, same=same)
+    return Plan("Compare reads", words, "SetShadow", request, f"Compare {permille / 10:g} %")
+
+
+async def walk(caller: Caller, form: Form) -> Plan:
+    # A form has other line ends than the file of the command.
+    text, before = form.get("plan", "").replace("\r\n", "\n"), await _setting(caller)
+    plan = parse_plan(text)
+    words = effects.of_walk(plan, begin(plan, before), before.canary_permille)
+    request = pb.StartCanaryAutoRequest(actor=caller.actor, plan=text, generation=before.generation)
+    return Plan("Walk the canary by a plan", words, "StartCanaryAuto", request, "Start the walk")
+
+
+async def stop(caller: Caller, form: Form) -> Plan:
+    status = await caller.call("GetStatus", pb.GetStatusRequest())
+    if not status.canary_auto.running:
+        raise NotPossible("no walk is under way")
+    words = effects.of_stop(status.setting.canary_permille)
+    return Plan("Stop the walk", words, "StopCanaryAuto", pb.StopCanaryAutoRequest(actor=caller.actor), "Stop it")
+
+
+async def rehearse(caller: Caller, form: Form) -> Plan:
+    buckets, before = number_of(form, "buckets", MAX_INT32), await _setting(caller)
+    phase.begin_rehearsal(before, (0,))
+    request = pb.StartRehearsalRequest(actor=caller.actor, buckets=buckets, generation=before.generation)
+    return Plan("Rehearse a rollback", effects.of_rehearsal(buckets), "StartRehearsal", request, "Rehearse it")
 
 
 async def seize(caller: Caller, form: Form) -> Plan:
@@ -166,7 +219,7 @@ async def seize(caller: Caller, form: Form) -> Plan:
 
 
 async def parked(caller: Caller, form: Form) -> Plan:
-    at, partition, offset = store_of(form), number_of(form, "partition"), number_of(form, "offset")
+    at, partition, offset = store_of(form), number_of(form, "partition", MAX_INT32), number_of(form, "offset")
     shown = f"{store_name(at)}: event {partition}/{offset}"
     if choice_of(form, "action", {"retry": True, "drop": False}):
         request = events_pb2.RetryParkedRequest(store=at, partition=partition, offset=offset)
@@ -225,7 +278,24 @@ async def _setting(caller: Caller) -> Setting:
 
 VERBS: Mapping[str, Verb] = {
     one.__name__: one
-    for one in (advance, rollback, canary, lift, flag, job, start, seize, parked, resolve, approve, withdraw)
+    for one in (
+        advance,
+        rollback,
+        canary,
+        lift,
+        flag,
+        job,
+        start,
+        shadow,
+        walk,
+        stop,
+        rehearse,
+        seize,
+        parked,
+        resolve,
+        approve,
+        withdraw,
+    )
 }
 
 

@@ -55,6 +55,10 @@ class Head:
     way_back: bool
     back_to: Sequence[str]
     """Phases that a rollback can enter, the likeliest first."""
+    compares: bool
+    """Reads may be compared in this phase."""
+    rehearses: bool
+    """A rehearsal may move buckets now."""
     automatic: str
     """The assessment of automatic rollback, in words."""
 
@@ -80,6 +84,8 @@ def head(status: pb.GetStatusResponse, now: float) -> Head:
         can_advance=bool(status.next) and not status.blocked,
         way_back=PHASES[phase].way_back,
         back_to=_back_to(phase, setting),
+        compares=PHASES[phase].shadow,
+        rehearses=PHASES[phase].rehearses and not setting.hold,
         automatic=status.automatic_rollback,
     )
 
