@@ -96,7 +96,13 @@ class Tab:
 
     async def plan(self, verb: str) -> Any:
         """Press the verb's button; the dialog with its plan."""
-        await self.page.locator(f'main form.verb[action$="/plan/{verb}"] button').first.click()
+        return await self._opened(self.page.locator(f'main form.verb[action$="/plan/{verb}"] button').first)
+
+    async def press(self, name: str) -> Any:
+        return await self._opened(self.page.get_by_role("button", name=name))
+
+    async def _opened(self, button: Any) -> Any:
+        await button.click()
         dialog = self.page.get_by_role("dialog")
         await dialog.wait_for()
         return dialog
@@ -165,7 +171,9 @@ async def test_an_operator_steers_a_migration_from_the_page(tmp_path: Path) -> N
         await page.get_by_label("Compare reads").fill("100")
         await tab.agree(await tab.plan("shadow"), "Compare 100 %")
         await phone.shows("100 % of the reads are compared.", "#differences")
-        await _has_no_faults(tab, phone)
+        await page.get_by_label("get sandbox", exact=True).select_option("A")
+        await tab.agree(await tab.press("Set get sandbox"), "Set it")
+        await _has_no_faults(tab, phone, (await walk.status()).setting.generation)
         assert await page.evaluate(POSTED) == 403, "a form without the value of the session"
         tab.problems.clear()
 
@@ -194,13 +202,15 @@ async def test_an_operator_steers_a_migration_from_the_page(tmp_path: Path) -> N
         assert [one for one in tab.problems if "Failed to load" not in one and "ERR_" not in one] == []
 
 
-async def _has_no_faults(tab: Tab, phone: Tab) -> None:
+async def _has_no_faults(tab: Tab, phone: Tab, generation: int) -> None:
     """Every page and each kind of dialog, on a phone, on a desk and on a wall."""
     page, narrow = tab.page, phone.page
     for one in (tab, phone):
         for summary in ("Walk by a plan", "Start a job"):
             await one.page.get_by_text(summary, exact=True).click()
         assert await one.faults() == []
+    tops = await page.evaluate("() => ['gates', 'canary'].map((id) => document.getElementById(id).offsetTop)")
+    assert tops[0] == tops[1], "they stand side by side"
     for verb, words in (("walk", "the canary walks 10 % -> "), ("rehearse", "4 buckets go to the other store")):
         dialog = await phone.plan(verb)
         await dialog.get_by_text(words).first.wait_for()
@@ -211,7 +221,7 @@ async def _has_no_faults(tab: Tab, phone: Tab) -> None:
     await dialog.get_by_text("Now ").wait_for()
     assert await tab.faults() == [], "the outcome"
     await page.keyboard.press("Escape")
-    for link in ("journal/1", "record?name=sandboxes/none", "record", "difference/none", "journal/999"):
+    for link in (f"journal/{generation}", "record?name=sandboxes/none", "record", "difference/none", "journal/999"):
         await narrow.goto(f"{phone.home}{link}")
         assert await phone.faults() == [], link
     await narrow.goto(phone.home)
