@@ -1490,7 +1490,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         + _in("unit/test_notices.py", "a_feature_refuses_settings_that_do_not_fit"),
     ),
     "operate.evidence": Requirement(
-        "A difference is shown with request, both answers and fields, bounded, without secrets",
+        "A difference is shown with request, both answers and fields, bounded, without secrets; one that the contract"
+        " allows counts apart, and so does the noise of one store",
         (
             *_in(
                 "unit/test_difference_evidence.py",
@@ -1504,6 +1505,8 @@ REQUIREMENTS: Mapping[str, Requirement] = {
                 "a_difference_within_a_rule_is_allowed_and_no_other",
                 "allowed_differences_have_a_count_of_their_own",
             ),
+            *_in("unit/test_noise.py", "the_counts_of_all_routers_make_the_floor_and_it_outlives_the_comparison"),
+            *_in("unit/test_gates.py", "a_gate_returns_the_verdict_of_its_evidence", "noise_alone_calls_no_person"),
             *_in(
                 "contracts/test_control_differences.py",
                 "examples_of_all_routers_are_shown_newest_first_and_their_number_is_bounded",

@@ -156,6 +156,7 @@ COMMENTS: dict[str, tuple[str, Any]] = {
     'baton.control.v1.GetLedgerResponse.lost': ('Lost writes, newest first.', None),
     'baton.control.v1.GetRetirementResponse.backup': ('The recorded backup. Absent if there is none.', None),
     'baton.control.v1.GetShadowResponse.differences': ('Differences, newest first.', None),
+    'baton.control.v1.GetShadowResponse.noise_different': ('Noise floor: reads that differed when a store was last compared with itself, at all routers, and reads that were compared then. The gate `shadow-consistent` allows this share of differences on top of its limit.', None),
     'baton.control.v1.GetShadowResponse.queued': ('Reads that wait to be compared, and differences that wait to be checked again.', None),
     'baton.control.v1.GetShadowResponse.skipped': ('Reads that were sampled while the other store was out of reach.', None),
     'baton.control.v1.GetShadowResponse.total': ('Counts of this router since the share was set.', None),

@@ -43,7 +43,7 @@ FIELDS: dict[str, str] = {
     'baton.control.v1.GetRetirementRequest': '',
     'baton.control.v1.GetRetirementResponse': 'steps backup',
     'baton.control.v1.GetShadowRequest': '',
-    'baton.control.v1.GetShadowResponse': 'setting total operations skipped queued waiting differences',
+    'baton.control.v1.GetShadowResponse': 'setting total operations skipped queued waiting differences noise_different noise_compared',
     'baton.control.v1.GetStatusRequest': '',
     'baton.control.v1.GetStatusResponse': 'setting stores buckets_at_b buckets_to_b buckets handover handoffs stale_reads unavailable rollback_cost setting_stale log_trouble ping_pong settled flags next gates blocked alerts last_automatic automatic_rollback permille_at_b measured canary_auto rehearsal last_rehearsal clients logged_phases ledger jobs phase_time phase_actor phase_reason routers public_auth public_auth_optional certificate bucket_runs buckets_age_seconds',
     'baton.control.v1.GetVitalsRequest': '',

@@ -99,7 +99,7 @@ GROUPS = (
             gauge(
                 "baton.inconsistency.share",
                 "1",
-                "Share of the compared reads that disagree. Unknown before the first comparison",
+                "Share of the compared reads that disagree, above the noise floor. Unknown before the first comparison",
                 optional=True,
             ),
             gauge("baton.compared.reads", "{read}", "Compared reads with a result"),

@@ -97,6 +97,17 @@ async def test_a_mismatch_of_sandboxes_is_shown_with_names_versions_and_hashes_a
     assert (await answer(controlled, "shadow", "show", "--limit", "1"))["differences"] == view["differences"][:1]
     assert len((await controlled.control.GetShadow(pb.GetShadowRequest())).differences) == 2
 
+    # The noise floor is kept when both stores are compared again.
+    await answer(controlled, "shadow", "set", "100", "--same", "--yes")
+    await call(controlled, "GetSandbox", sandboxes.GetSandboxRequest(name=NAME))
+
+    async def noise() -> int:
+        return (await controlled.control.GetShadow(pb.GetShadowRequest())).noise_compared
+
+    await eventually(noise)
+    await answer(controlled, "shadow", "set", "100", "--yes")
+    assert "noise floor: 0 of 1 reads differed without a cause" in (await baton(controlled, "shadow", "show")).stdout
+
 
 async def test_the_evidence_of_a_difference_is_shown_with_request_and_answers_and_without_secrets(
     controlled: ControlledSystem,

@@ -39,7 +39,7 @@ from services.router.core.readings import READERS
 from services.router.core.retention import Risk
 from services.router.core.thresholds import Limits
 from services.router.core.write_ledger import LedgerCounts
-from services.router.flows.steering.measure import EvidenceMetrics
+from services.router.flows.steering.evidence_metrics import EvidenceMetrics
 from tests.unit.test_backend_calls import NoLocks
 from tests.unit.test_metrics import page
 

@@ -209,8 +209,13 @@ def test_the_strip_has_every_bucket_once_in_rows_and_counts_them() -> None:
     assert buckets.strip(status(bucket_runs=runs, buckets_age_seconds=90)).age == "as of 90 s ago"
 
 
-def test_differences_that_the_contract_allows_are_counted_apart() -> None:
+def test_differences_that_the_contract_allows_and_the_noise_floor_are_counted_apart() -> None:
     total = pb.ShadowTally(compared=4, match=1, allowed=2, mismatch=1)
+    noisy = pb.GetShadowResponse(noise_different=3, noise_compared=40_000)
+    assert (
+        f"Noise floor: 3 of {words.count(40_000)} reads, 0.0075 %"
+        in shown(status(), Answers({"GetShadow": noisy}))["differences"]
+    )
     counts = {label: number for label, number, _ in differences.compared(pb.GetShadowResponse(total=total)).counts}
     assert {label: number for label, number in counts.items() if number != "0"} == {
         "match": "1",

@@ -14,6 +14,7 @@ from services.router.core.gates import GATES, Evidence, Limits, Verdict, check, 
 from services.router.core.gates.data import reads_warning, stores_warning
 from services.router.core.gates.service import ERRORS
 from services.router.core.measure import Counts, Parity, ShadowCounts
+from services.router.core.noise import NoiseFloor
 from services.router.core.write_ledger import LedgerCounts
 
 PASS, FAIL, INCONCLUSIVE = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE
@@ -64,6 +65,10 @@ GOLDEN = Evidence(
 
 AGREEING = Evidence(shadow=ShadowCounts(30_500, 28_000, 2_000, 1, 1, 498), compared=Compared(3600.0, 100_000, 9, 0))
 
+NOISY = replace(AGREEING, shadow=ShadowCounts(30_000, 29_995, 0, 5))
+MUCH_NOISE = replace(AGREEING, noise=NoiseFloor(7, 20_000, 40_000))
+"""More than the limit of the alert, which is 0.1 %."""
+
 CASES = [
     ("audit", Evidence(audit_seconds_ago=7 * DAY, audit_records=7), PASS),
     ("audit", Evidence(audit_seconds_ago=7 * DAY + 1, audit_records=7), FAIL),
@@ -103,6 +108,12 @@ CASES = [
     ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(29_999, 29_999)), INCONCLUSIVE),
     ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(30_000, 10_000, allowed=20_000)), PASS),
     ("shadow-consistent", replace(AGREEING, shadow=ShadowCounts(40_000, 20_000, error=20_000)), INCONCLUSIVE),
+    ("shadow-consistent", replace(NOISY, noise=NoiseFloor(7, 3, 30_000)), PASS),
+    ("shadow-consistent", replace(NOISY, noise=NoiseFloor(7, 2, 30_000)), FAIL),
+    ("shadow-consistent", replace(NOISY, noise=NoiseFloor(7, 3, 29_999)), FAIL),
+    ("shadow-consistent", replace(NOISY, noise=None), FAIL),
+    ("shadow-consistent", replace(MUCH_NOISE, shadow=ShadowCounts(30_000, 29_968, 0, 32)), PASS),
+    ("shadow-consistent", replace(MUCH_NOISE, shadow=ShadowCounts(30_000, 29_967, 0, 33)), FAIL),
     ("shadow-consistent", replace(AGREEING, compared=None), INCONCLUSIVE),
     ("shadow-consistent", replace(AGREEING, compared=Compared(3601.0, 100_000, 0, 0)), INCONCLUSIVE),
     ("shadow-consistent", replace(AGREEING, compared=Compared(1.0, 100_000, 10, 0)), FAIL),
@@ -277,6 +288,12 @@ def test_no_limit_is_so_small_that_no_fault_at_all_exceeds_it() -> None:
 def test_a_person_is_called_when_more_reads_disagree_than_the_alert_allows(counts: ShadowCounts, alert: str) -> None:
     said = reads_warning(Evidence(shadow=counts), Limits())
     assert said.startswith(alert) and bool(said) == bool(alert)
+
+
+def test_noise_alone_calls_no_person() -> None:
+    seen = Evidence(shadow=ShadowCounts(30_000, 29_965, 0, 35), noise=NoiseFloor(7, 6, 30_000))
+    assert reads_warning(seen, Limits()) == ""
+    assert reads_warning(replace(seen, shadow=ShadowCounts(30_000, 29_963, 0, 37)), Limits())
 
 
 def test_the_verdict_on_latency_says_which_operation_is_slower_and_by_what_bounds() -> None:

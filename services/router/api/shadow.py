@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from libs.ownership.wire import STORE_NUMBERS, version_to_pb
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
@@ -10,6 +12,7 @@ from services.router.api.roles import actor_of
 from services.router.core.compare import AGREEING, Kind
 from services.router.core.difference_evidence import Example
 from services.router.core.measure import ShadowCounts
+from services.router.core.noise import NoiseFloor
 from services.router.core.tally import Difference, Side
 from services.router.flows.calls.difference_book import DifferenceBook
 from services.router.flows.calls.shadow import Shadow
@@ -24,8 +27,16 @@ KIND_NUMBERS: dict[Kind, pb.ShadowDifference.Kind.ValueType] = {
 class ShadowMethods:
     """Methods of the control API."""
 
-    def __init__(self, migration: Migration, cache: SettingCache, shadow: Shadow, book: DifferenceBook) -> None:
+    def __init__(
+        self,
+        migration: Migration,
+        cache: SettingCache,
+        shadow: Shadow,
+        book: DifferenceBook,
+        noise: Callable[[], NoiseFloor | None],
+    ) -> None:
         self._migration = migration
+        self._noise = noise
         self._cache = cache
         self._shadow = shadow
         self._book = book
@@ -36,7 +47,7 @@ class ShadowMethods:
         return pb.SetShadowResponse(setting=setting_to_pb(setting))
 
     async def GetShadow(self, request: pb.GetShadowRequest, context: Context) -> pb.GetShadowResponse:  # noqa: N802
-        report = self._shadow.report()
+        report, noise = self._shadow.report(), self._noise()
         return pb.GetShadowResponse(
             setting=setting_to_pb(self._cache.current),
             total=_tally_to_pb("", report.counts),
@@ -45,6 +56,8 @@ class ShadowMethods:
             queued=report.queued,
             waiting=report.waiting,
             differences=[_difference_to_pb(difference) for difference in report.differences],
+            noise_different=noise.different if noise else 0,
+            noise_compared=noise.compared if noise else 0,
         )
 
     async def ListDifferences(  # noqa: N802

@@ -86,7 +86,7 @@ def show(
     \b
     JSON keys: phase generation shadow_percent shadow_same
       compared match allowed stale mismatch missing error dropped
-      skipped queued waiting
+      skipped queued waiting noise_different noise_compared
       operations: by name: {ShadowTally}
       differences: list of {ShadowDifference}
         one other: {ShadowDifference.Side}
@@ -196,6 +196,8 @@ def _screen(view: View) -> RenderableType:
     head = f"{view['phase']}, shadow {share}{against}; {view['waiting']} wait for a second comparison"
     if view["skipped"]:
         head += f", {view['skipped']} were skipped while the other store was out of reach"
+    if view["noise_compared"]:
+        head += f"; noise floor: {view['noise_different']} of {view['noise_compared']} reads differed without a cause"
     counts = table_of("operation", *COUNTS)
     for name, tally in {**view["operations"], "all": view}.items():
         counts.add_row(name, *(str(tally[count]) for count in COUNTS))

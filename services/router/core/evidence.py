@@ -8,6 +8,7 @@ from typing import NamedTuple
 from libs.telemetry.latency import Histogram
 from services.router.core.differences import Compared
 from services.router.core.measure import Counts, Parity, ShadowCounts
+from services.router.core.noise import NoiseFloor
 from services.router.core.retention import Risk
 from services.router.core.write_ledger import LedgerCounts
 
@@ -58,6 +59,8 @@ class Evidence:
     """Latencies by operation, in those minutes of the last hour in which both stores served it."""
     shadow: ShadowCounts | None = None
     """Results since the comparison of reads was set."""
+    noise: NoiseFloor | None = None
+    """None: it was not measured."""
     compared: Compared | None = None
     """The last comparison of all records; None: there was none."""
     lock_waits: Histogram | None = None

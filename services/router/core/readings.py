@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from libs.telemetry.instruments import Reading
 from libs.telemetry.latency import Bounds, bounds
 from services.router.core.evidence import Evidence
-from services.router.core.gates.data import mismatches
+from services.router.core.gates.data import mismatches, noise_share
 from services.router.core.gates.service import write_deltas
 from services.router.core.thresholds import Limits
 
@@ -50,7 +50,7 @@ def _calls(evidence: Evidence, limits: Limits) -> Readings:
 def _inconsistency(evidence: Evidence, limits: Limits) -> Readings:
     bad, compared = mismatches(evidence.shadow)
     if compared:
-        yield Reading(bad / compared)
+        yield Reading(max(0.0, bad / compared - noise_share(evidence, limits)))
 
 
 def _compared(evidence: Evidence, limits: Limits) -> Readings:

@@ -19,7 +19,7 @@ from services.router.api.control import PhaseMethods, control_service
 from services.router.api.jobs import JobMethods
 from services.router.api.status import MoverView, StatusMethods
 from services.router.core.gates import Evidence
-from services.router.core.measure import Meter
+from services.router.core.measure import Meter, ShadowCounts
 from services.router.core.phase import Setting
 from services.router.features.connections import Connections
 from services.router.flows.calls.shadow import Shadow
@@ -95,6 +95,7 @@ class SharedFlows:
         self.migration = Migration(control_store, cache, self.evidence, self.clock, self.settings.limits)
         sources = Sources(
             lambda: (cache.current.shadow_since, self.shadow.counts),
+            self._noise,
             self.traffic.answered,
             lambda: self.auditor.ledger.counts,
             self.traffic.totals,
@@ -113,6 +114,10 @@ class SharedFlows:
             lambda: self.measurement.load(self.observer.worst_lag_seconds),
             self.settings.throttle_limits,
         )
+
+    def _noise(self) -> ShadowCounts:
+        report = self.shadow.report()
+        return report.counts if report.same else ShadowCounts()
 
     def _identity(self) -> Identity:
         settings = self.settings

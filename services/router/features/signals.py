@@ -13,7 +13,7 @@ from services.router.core.gates import Verdict
 from services.router.core.jobs import Job, JobState
 from services.router.core.phase import CANARY_FULL, Phase
 from services.router.features.shared import Feature, SharedFlows
-from services.router.flows.steering.measure import EvidenceMetrics
+from services.router.flows.steering.evidence_metrics import EvidenceMetrics
 from services.router.flows.traffic import Traffic
 
 

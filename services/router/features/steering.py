@@ -30,6 +30,7 @@ from services.router.flows.steering.diagnose import Credentials, Doctor
 from services.router.flows.steering.direct_traffic import DirectTraffic
 from services.router.flows.steering.identity import IdentityChange
 from services.router.flows.steering.measure import answered_by_b
+from services.router.flows.steering.noise import NoiseWatch
 from services.router.flows.steering.phase_since import PhaseSince
 from services.router.flows.steering.probe import OwnCalls, Probe
 
@@ -195,4 +196,6 @@ def probe(flows: SharedFlows) -> Feature:
 def shadow(flows: SharedFlows) -> Feature:
     """Compare reads with the other store."""
     book = flows.shadow.book or DifferenceBook(flows.connections.control_store, flows.name, flows.clock)
-    return Feature(methods=[ShadowMethods(flows.migration, flows.connections.cache, flows.shadow, book)])
+    noise = NoiseWatch(flows.measurement, flows.connections.control_store, flows.cache)
+    methods = ShadowMethods(flows.migration, flows.connections.cache, flows.shadow, book, lambda: noise.floor)
+    return Feature(methods=[methods], loops=[noise.loop], evidence=noise.evidence)

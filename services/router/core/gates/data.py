@@ -84,8 +84,10 @@ def _compared_reads(evidence: Evidence, limits: Limits) -> Finding:
     if seen is None:
         return Finding(INCONCLUSIVE, "no read was compared", 0, limits[COMPARED_READS])
     bad, compared = mismatches(seen)
-    least = limits[COMPARED_READS]
-    found = by_share(bad, compared, limits[MISMATCHES], least, "compared reads disagree", below=True)
+    least, noise = limits[COMPARED_READS], noise_share(evidence, limits)
+    found = by_share(bad, compared, limits[MISMATCHES] + noise, least, "compared reads disagree", below=True)
+    if noise:
+        found = found._replace(evidence=f"{found.evidence}, noise floor {percent_shown(noise)}")
     if reads_warning(evidence, limits):
         return found._replace(evidence=f"{found.evidence}, above {percent_shown(limits[MISMATCHES_ALERT])}: an alert")
     return found
@@ -104,7 +106,7 @@ def _compared_stores(evidence: Evidence, limits: Limits) -> Finding:
 
 def reads_warning(evidence: Evidence, limits: Limits) -> str:
     bad, compared = mismatches(evidence.shadow)
-    rate = limits[MISMATCHES_ALERT]
+    rate = limits[MISMATCHES_ALERT] + noise_share(evidence, limits)
     # Among few reads, one that disagrees is a large share: at least four must.
     if bad <= rate * max(compared, 3 / rate):
         return ""
@@ -116,6 +118,14 @@ def stores_warning(evidence: Evidence, limits: Limits) -> str:
     if seen is None or (seen.share <= limits[MISMATCHES_ALERT] and not seen.left):
         return ""
     return f"{seen.different} of {seen.records} records differ, {seen.left} are not repaired: baton reconcile"
+
+
+def noise_share(evidence: Evidence, limits: Limits) -> float:
+    """The share of reads that differ without a cause in the migration, as far as the gate allows it: a contract with
+    more noise than the alert's limit hides differences, and must ignore the field."""
+    if evidence.noise is None:
+        return 0.0
+    return min(evidence.noise.share(limits[COMPARED_READS]), limits[MISMATCHES_ALERT])
 
 
 def mismatches(seen: ShadowCounts | None) -> tuple[int, int]:
@@ -222,7 +232,7 @@ GATES = (
     Gate(
         name="shadow-consistent",
         sentence="Compared reads agree, and so do the stores' records.",
-        requires="disagreeing < $gate_mismatch_percent, alert > $gate_mismatch_alert_percent,"
+        requires="disagreeing < $gate_mismatch_percent above the noise floor, alert > $gate_mismatch_alert_percent,"
         " all records compared in the last $gate_compared_seconds",
         verdict=consistent,
         thresholds=(MISMATCHES, MISMATCHES_ALERT, COMPARED_READS, COMPARISON_AGE),

@@ -11,25 +11,20 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from typing import NamedTuple
-
-from opentelemetry.metrics import Meter as MetricsMeter
 
 from libs.clock import Clock
 from libs.errors import BatonError
 from libs.ownership.model import Store
 from libs.tasks import Loop
-from libs.telemetry.instruments import Reading, observe
 from libs.telemetry.latency import MEDIAN, P99, Histogram, quantile
 from services.router.control.codec import SETTING_FIELDS
 from services.router.control.port import Report, Reports
 from services.router.core.evidence import Evidence
 from services.router.core.measure import SECONDS, Counts, Meter, ShadowCounts, merged, total
-from services.router.core.readings import READERS
-from services.router.core.thresholds import Limits
 from services.router.core.throttle import Load
 from services.router.core.write_ledger import LedgerCounts
 from services.router.flows.steering.report import MOST_CLIENTS, DirectCalls, Identity, Measured, OldClient
@@ -71,6 +66,8 @@ class Sources:
 
     shadow: Callable[[], tuple[int, ShadowCounts]] = lambda: (0, NOTHING)
     """The run of shadow reads, and its counts."""
+    noise: Callable[[], ShadowCounts] = ShadowCounts
+    """The counts of a run that compares a store with itself."""
     answered: Callable[[], Answered] = Answered
     """The counts for jobs."""
     ledger: Callable[[], LedgerCounts] = LedgerCounts
@@ -145,6 +142,7 @@ class Measurement:
             self._my_direct(now) or None,
             {store: self._meter.operations(store, now, LOAD_SECONDS) for store in Store},
             self._meter.periods(now),
+            self._sources.noise(),
         )
 
     async def exchange(self) -> None:
@@ -273,11 +271,7 @@ class Measurement:
         """Add the measurements to the evidence, if they cover all routers."""
         if not self.fresh:
             return evidence
-        everybody = self._all()
-        run = max(measured.shadow_run for measured in everybody)
-        shadow = NOTHING
-        for measured in everybody:
-            shadow = shadow.plus(measured.shadow) if measured.shadow_run == run else shadow
+        _, shadow = self._of_last_run(lambda measured: measured.shadow)
         return replace(
             evidence,
             b_calls=self.recent(Store.B),
@@ -285,6 +279,16 @@ class Measurement:
             shadow=shadow if shadow.compared else None,
             ledger=self.ledger(),
         )
+
+    def noise(self) -> tuple[int, ShadowCounts]:
+        """Return the last run of shadow reads, and the counts of live routers if it compares a store with itself."""
+        return self._of_last_run(lambda measured: measured.noise)
+
+    def _of_last_run(self, counts: Callable[[Measured], ShadowCounts]) -> tuple[int, ShadowCounts]:
+        everybody = self._all()
+        run = max(measured.shadow_run for measured in everybody)
+        parts = (counts(measured) for measured in everybody if measured.shadow_run == run)
+        return run, reduce(ShadowCounts.plus, parts)
 
     def _all(self) -> list[Measured]:
         """Return the reports of live routers, this one included."""
@@ -368,31 +372,3 @@ def answered_by_b(measurement: Measurement) -> dict[str, int]:
         # The count of another router begins elsewhere, so it is another name.
         found[f"direct calls, read by {direct[0]}"] = direct[1]
     return found
-
-
-_SAME_SECONDS = 0.2
-"""The evidence is cached for this long, so that one scrape computes it once."""
-
-
-class EvidenceMetrics:
-    """A gauge for each of READERS. Each router reports the values of all routers, so alarms use the maximum."""
-
-    def __init__(
-        self, meter: MetricsMeter, evidence: Callable[[], Evidence], limits: Callable[[], Limits], clock: Clock
-    ) -> None:
-        self._evidence = evidence
-        self._limits = limits
-        self._clock = clock
-        self._found: Evidence | None = None
-        self._found_at = 0.0
-        for name, read in READERS.items():
-            observe(meter, name, partial(self._read, read))
-
-    def _read(self, read: Callable[[Evidence, Limits], Iterable[Reading]]) -> Iterable[Reading]:
-        return read(self._now(), self._limits())
-
-    def _now(self) -> Evidence:
-        now = self._clock.monotonic()
-        if self._found is None or now - self._found_at > _SAME_SECONDS:
-            self._found, self._found_at = self._evidence(), now
-        return self._found

@@ -17,6 +17,7 @@ from services.router.core.write_ledger import LedgerCounts
 from services.router.flows.traffic import Answered, Totals
 
 NO_TOTALS = Totals()
+NO_NOISE = ShadowCounts()
 _SHADOW_COUNTS = 7
 _LEDGER_COUNTS = 6
 MOST_CLIENTS = 50
@@ -109,6 +110,8 @@ class Measured:
     """Calls of the last LOAD_SECONDS, by operation."""
     periods: tuple[tuple[Counts, Counts], ...] = ()
     """A's and B's counts per period of `core.measure.PERIOD_SECONDS`, newest first. Without denials."""
+    noise: ShadowCounts = NO_NOISE
+    """Of reads that compare a store with itself."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -118,6 +121,7 @@ class Measured:
                 # An earlier release reads seven counts.
                 "shadow": self.shadow[:_SHADOW_COUNTS],
                 "allowed": self.shadow.allowed,
+                "noise": self.noise,
                 "answered": self.answered,
                 # An earlier release reads six counts, and no router's report when there are more.
                 "ledger": self.ledger[:_LEDGER_COUNTS],
@@ -141,6 +145,7 @@ class Measured:
                 **_from_fields(fields),
                 shadow_run=fields["shadow_run"],
                 shadow=ShadowCounts(*fields["shadow"])._replace(allowed=fields.get("allowed", 0)),
+                noise=ShadowCounts(*fields.get("noise", ())[: len(NO_NOISE)]),
                 answered=Answered(*fields["answered"]),
                 ledger=LedgerCounts(*fields.get("ledger", ()))._replace(doubled=fields.get("doubled", 0)),
                 totals=_totals(fields.get("totals", ())),

@@ -51,6 +51,8 @@ class Compared:
     """Label, number, share."""
     by_field: Sequence[tuple[str, str]]
     rows: Sequence[DifferenceView]
+    noise: str
+    """The noise floor: numbers and share; "" if it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,12 @@ def compared(found: pb.GetShadowResponse, examples: Sequence[pb.DifferenceExampl
         [(label, count(number), share(number, total.compared)) for label, number in numbers],
         [(name, count(number)) for name, number in fields.most_common()],
         [_example(one) for one in examples[:MOST_ROWS]] or [_difference(one) for one in found.differences[:MOST_ROWS]],
+        _noise(found.noise_different, found.noise_compared),
     )
+
+
+def _noise(different: int, compared: int) -> str:
+    return f"{count(different)} of {count(compared)} reads, {share(different, compared)}" if compared else ""
 
 
 def _difference(found: pb.ShadowDifference) -> DifferenceView:

@@ -2110,11 +2110,18 @@ class GetShadowResponse(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
+    NOISE_DIFFERENT_FIELD_NUMBER: _builtins.int
+    NOISE_COMPARED_FIELD_NUMBER: _builtins.int
     skipped: _builtins.int
     """Reads that were sampled while the other store was out of reach."""
     queued: _builtins.int
     """Reads that wait to be compared, and differences that wait to be checked again."""
     waiting: _builtins.int
+    noise_different: _builtins.int
+    """Noise floor: reads that differed when a store was last compared with itself, at all routers, and reads that were
+    compared then. The gate `shadow-consistent` allows this share of differences on top of its limit.
+    """
+    noise_compared: _builtins.int
     @_builtins.property
     def setting(self) -> Global___Setting: ...
     @_builtins.property
@@ -2137,10 +2144,12 @@ class GetShadowResponse(_message.Message):
         queued: _builtins.int = ...,
         waiting: _builtins.int = ...,
         differences: _abc.Iterable[Global___ShadowDifference] | None = ...,
+        noise_different: _builtins.int = ...,
+        noise_compared: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "operations", b"operations", "queued", b"queued", "setting", b"setting", "skipped", b"skipped", "total", b"total", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "noise_compared", b"noise_compared", "noise_different", b"noise_different", "operations", b"operations", "queued", b"queued", "setting", b"setting", "skipped", b"skipped", "total", b"total", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
