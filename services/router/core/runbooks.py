@@ -1,14 +1,17 @@
 """The runbooks: one page for each alert, gate and reason of an error, or for several with one remedy. Pure.
 
 A page is docs/runbooks/NAME.md. This table is the one source for links from the command, the alerts and the index, and
-`tests/unit/test_runbooks.py` holds it complete. To add an alert, a gate or a reason: name it in the page of its remedy,
-or add a page. A reason has a heading of its own on its page, and so an anchor.
+`tests/unit/test_runbooks.py` holds it complete. To add an alert or a reason, name it in the runbook that has its
+remedy, or add a runbook. A gate names its runbook itself (`Gate.page`). A page lists its alerts and gates below its
+title, and has a heading for each reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from services.router.core.gates import GATES
 
 FOLDER = "docs/runbooks"
 
@@ -18,7 +21,6 @@ class Runbook:
     name: str
     title: str
     alerts: tuple[str, ...] = ()
-    gates: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     signs: tuple[str, ...] = ()
     """Parts of the lines under "look at this" in the status."""
@@ -26,6 +28,11 @@ class Runbook:
     @property
     def path(self) -> str:
         return f"{FOLDER}/{self.name}.md"
+
+    @property
+    def gates(self) -> tuple[str, ...]:
+        """Gates that name this page."""
+        return tuple(gate.name for gate in GATES.values() if gate.page == self.name)
 
     @property
     def covers(self) -> str:
@@ -48,14 +55,12 @@ RUNBOOKS = (
         "b-fails",
         "Calls to B fail",
         alerts=("BatonErrors",),
-        gates=("error-rate", "golden-metrics"),
         signs=("failed by its fault in half a minute",),
     ),
     Runbook(
         "b-slow",
         "B is slower than A",
         alerts=("BatonSlower", "BatonWriteDelta"),
-        gates=("latency-parity",),
     ),
     Runbook(
         "locks",
@@ -92,7 +97,6 @@ RUNBOOKS = (
         "lag",
         "A store is behind the other",
         alerts=("BatonLag", "BatonLagUnknown"),
-        gates=("lag",),
         signs=("the feed into store ",),
     ),
     Runbook(
@@ -129,7 +133,6 @@ RUNBOOKS = (
         "parked-events",
         "A store could not apply events",
         alerts=("BatonParked",),
-        gates=("parked",),
         reasons=("EVENT_NOT_PARKED", "LOG_HEADERS_INVALID"),
         signs=("could not apply ",),
     ),
@@ -144,7 +147,6 @@ RUNBOOKS = (
         "reads-differ",
         "Compared reads disagree",
         alerts=("BatonInconsistent",),
-        gates=("shadow-consistent",),
         reasons=("DIFFERENCE_NOT_FOUND",),
         signs=("compared reads disagree",),
     ),
@@ -152,14 +154,12 @@ RUNBOOKS = (
         "stores-differ",
         "The stores differ",
         alerts=("BatonDiverged", "BatonDifferencesLeft"),
-        gates=("deep-comparison",),
         signs=("records differ, ",),
     ),
     Runbook(
         "lost-write",
         "An acknowledged write is lost",
         alerts=("BatonWriteLost",),
-        gates=("ledger",),
         signs=("acknowledged writes are not in the store",),
     ),
     Runbook(
@@ -178,23 +178,20 @@ RUNBOOKS = (
         "A change of the migration is refused",
         reasons=("GATE_BLOCKED", "ILLEGAL_MOVE", "NOT_POSSIBLE", "OUTDATED"),
     ),
-    Runbook("audit", "A's data must be audited", gates=("audit",), reasons=("SNAPSHOT_GONE", "NO_SCRATCH", "NOT_HERE")),
-    Runbook("backfill", "A's records must be copied", gates=("backfill",)),
-    Runbook(
-        "handover", "Records are not where they belong", gates=("canary-complete", "buckets-done", "a-owns-nothing")
-    ),
+    Runbook("audit", "A's data must be audited", reasons=("SNAPSHOT_GONE", "NO_SCRATCH", "NOT_HERE")),
+    Runbook("backfill", "A's records must be copied"),
+    Runbook("handover", "Records are not where they belong"),
     Runbook(
         "cohorts",
         "A change of a cohort is refused",
         reasons=("COHORT_NOT_FOUND", "TOO_MANY_COHORTS", "RECORDS_NOT_LISTED"),
     ),
-    Runbook("gate-webhook", "The webhook does not allow the step", gates=("webhook",)),
-    Runbook("rehearsal", "A rollback must be rehearsed", gates=("rehearsal",), reasons=("REHEARSAL_FAILED",)),
-    Runbook("old-clients", "Clients still call A", gates=("no-active-clients",)),
+    Runbook("gate-webhook", "The webhook does not allow the step"),
+    Runbook("rehearsal", "A rollback must be rehearsed", reasons=("REHEARSAL_FAILED",)),
+    Runbook("old-clients", "Clients still call A"),
     Runbook(
         "last-step",
         "A may not be taken away yet",
-        gates=("nothing-under-way", "cold-backup"),
         reasons=("CERTIFICATE_OPEN", "BACKUP_DIFFERS"),
     ),
     Runbook(
@@ -331,7 +328,6 @@ RUNBOOKS = (
 )
 
 BY_NAME: Mapping[str, Runbook] = {one.name: one for one in RUNBOOKS}
-BY_GATE: Mapping[str, Runbook] = {gate: one for one in RUNBOOKS for gate in one.gates}
 BY_ALERT: Mapping[str, Runbook] = {alert: one for one in RUNBOOKS for alert in one.alerts}
 BY_REASON: Mapping[str, Runbook] = {reason: one for one in RUNBOOKS for reason in one.reasons}
 
@@ -349,5 +345,5 @@ def of_line(line: str) -> str:
 
 def of_gate(gate: str) -> str:
     """The page of a gate; "" if this release does not know the gate."""
-    found = BY_GATE.get(gate)
-    return "" if found is None else found.path
+    found = GATES.get(gate)
+    return "" if found is None else BY_NAME[found.page].path

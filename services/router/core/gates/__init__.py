@@ -10,11 +10,13 @@ How to add a gate:
    `DISK = percent("gate_disk_percent", 80, "Percent of B's disk that may be in use.")`.
    This alone makes the setting BATON_ROUTER_GATE_DISK_PERCENT and the limit that `baton gates` lists and sets.
 2. Below it, write the verdict: a function of `Evidence` and `Limits` that returns a `Finding` and reads `limits[DISK]`.
-3. In that file's `GATES`, declare the gate: its name, sentence, requirement, thresholds, runbook and alerts. An alert
-   reads a metric. One that does not exist yet is a row of `libs/telemetry/table.py` and a reader in
-   `core/readings.py`.
+3. In that file's `GATES`, declare the gate: its name, sentence, requirement, thresholds, page, runbook and alerts. The
+   page is the runbook docs/runbooks/PAGE.md; name the gate in the line below its title. An alert reads a metric: a new
+   metric is a row of `libs/telemetry/table.py` and a reader in `core/readings.py`. A new alert is named in
+   `core/runbooks.py`.
 4. In `core/phase.py`, name the gate in each phase that it guards.
-5. `make alerts docs` writes deploy/alerts.yaml, docs/configuration.md, docs/metrics.md and docs/phases.md.
+5. `make alerts docs` writes deploy/alerts.yaml, the index of the runbooks, docs/configuration.md, docs/metrics.md and
+   docs/phases.md.
 6. In tests/unit/test_gates.py, add a case for each verdict. A gate with an alert gets a case in test_alerts.py, whose
    evidence `GOOD` must pass it. `pytest tests/transcripts --rewrite` adds the gate to the stories. Break the verdict
    once in tests/mutations/gates.toml.
@@ -23,7 +25,7 @@ How to add a gate:
    demo waits a minute for it and then overrides it, and tests/acceptance/test_demo.py fails.
 
 The tests of these steps: `pytest --no-servers tests/unit/test_gates.py tests/unit/test_alerts.py
-tests/unit/test_docs.py tests/transcripts`, then `make mutants MUTANTS=gates`.
+tests/unit/test_runbooks.py tests/unit/test_docs.py tests/transcripts`, then `make mutants MUTANTS=gates`.
 
 Evidence that does not exist yet is a new field of `Evidence`, None while it is unknown. A router fills it in
 `flows/steering/observe.py`. `Evidence.latencies` covers up to the last hour, `b_calls` the last minutes.
@@ -65,9 +67,9 @@ def not_overridable(results: Sequence[GateResult]) -> tuple[GateResult, ...]:
 
 
 def warnings(evidence: Evidence, limits: Limits) -> list[str]:
-    """Alerts that the evidence gives rise to now."""
-    said = (warning(evidence, limits) for gate in GATES.values() for warning in gate.warnings)
-    return [one for one in said if one]
+    """Warnings of all gates that apply to this evidence."""
+    found = (warning(evidence, limits) for gate in GATES.values() for warning in gate.warnings)
+    return [one for one in found if one]
 
 
 def thresholds() -> Iterable[Threshold[float]]:

@@ -161,6 +161,7 @@ GATES = (
         requires="no finding that is not accepted, in an audit of the last $gate_audit_days",
         verdict=audit,
         thresholds=(AUDIT_AGE,),
+        page="audit",
         runbook="baton audit: correct the records through A, or pass --accept KIND for records that may move unchanged",
     ),
     Gate(
@@ -168,6 +169,7 @@ GATES = (
         sentence="Every record of A was copied to B.",
         requires="a finished backfill",
         verdict=backfill,
+        page="backfill",
         runbook="baton backfill",
     ),
     Gate(
@@ -176,6 +178,7 @@ GATES = (
         requires="at most $gate_lag_seconds",
         verdict=lag,
         thresholds=(LAG,),
+        page="lag",
         runbook="baton status: the store whose lag grows; then the error of its feed, the log, and baton doctor",
         warnings=(retention_warning, gap_warning),
         alerts=(
@@ -209,6 +212,7 @@ GATES = (
         sentence="Every event could be applied.",
         requires="0 parked events",
         verdict=parked,
+        page="parked-events",
         runbook="baton events parked lists them with reasons; baton events retry or drop; baton doctor: log refusals",
         alerts=(
             Alert(
@@ -236,6 +240,7 @@ GATES = (
         " all records compared in the last $gate_compared_seconds",
         verdict=consistent,
         thresholds=(MISMATCHES, MISMATCHES_ALERT, COMPARED_READS, COMPARISON_AGE),
+        page="reads-differ",
         runbook="baton shadow set PERCENT compares more reads, baton shadow show lists differences; for the stores:"
         " baton reconcile",
         warnings=(reads_warning, stores_warning),
@@ -270,6 +275,7 @@ GATES = (
         requires="0 acknowledged writes lost or done twice, of at least $gate_ledger_writes",
         verdict=ledger,
         thresholds=(LEDGER_WRITES,),
+        page="lost-write",
         runbook="baton ledger lists each lost write; too few: wait for more writes",
         alerts=(
             Alert(

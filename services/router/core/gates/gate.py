@@ -85,12 +85,14 @@ class Gate:
     requires: str
     """The condition with its numbers. `$gate_lag_seconds` stands for the value in force, with its unit."""
     verdict: Callable[[Evidence, Limits], Finding]
+    page: str
+    """The runbook docs/runbooks/PAGE.md (see `core.runbooks`)."""
     runbook: str
     """Remedy for the operator if the gate does not pass."""
     thresholds: tuple[Threshold[float], ...] = ()
     alerts: tuple[Alert, ...] = ()
     warnings: tuple[Callable[[Evidence, Limits], str], ...] = ()
-    """Alerts in the status of the router. Each returns a sentence, or "" while all is well."""
+    """Warnings in the router's status. Each returns a sentence; "" if it does not apply."""
     overridable: bool = True
     """An operator may enter the phase although the gate does not pass, with a reason."""
 

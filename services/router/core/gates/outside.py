@@ -52,6 +52,7 @@ GATES = (
         sentence="The webhook allows the step.",
         requires="the verdict PASS of the endpoint at `gate_webhook_url`",
         verdict=webhook,
+        page="gate-webhook",
         runbook="the endpoint's own reason; if it does not answer: start it, or correct gate_webhook_url",
     ),
 )

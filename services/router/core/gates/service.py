@@ -154,6 +154,7 @@ GATES = (
         requires="server faults < $gate_error_percent",
         verdict=error_rate,
         thresholds=(ERRORS, ERROR_CALLS),
+        page="b-fails",
         runbook="baton status: calls and faults of B; then B's log. Too few calls: a larger canary",
     ),
     Gate(
@@ -162,6 +163,7 @@ GATES = (
         requires="P99 of B <= P99 of A (within $gate_latency_margin_percent), by bounds with 95 % confidence",
         verdict=latency_parity,
         thresholds=(LATENCY_MARGIN, LATENCY_CALLS),
+        page="b-slow",
         runbook="send both stores calls of one operation within an hour (a canary of 50 %); B slower: see its database",
         alerts=(
             Alert(
@@ -182,6 +184,7 @@ GATES = (
         " lag <= $gate_lag_seconds, writes < $gate_write_delta_milliseconds above A's",
         verdict=golden_metrics,
         thresholds=(GOLDEN_ERRORS, GOLDEN_CALLS, LOCK_WAIT, WRITE_DELTA, LATENCY_CALLS, LAG),
+        page="b-fails",
         runbook="baton status: the part that does not pass; for a part without samples, an operator decides",
         alerts=(
             Alert(

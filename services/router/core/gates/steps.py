@@ -76,6 +76,7 @@ GATES = (
         sentence="The canary has reached every bucket.",
         requires="100 %",
         verdict=canary,
+        page="handover",
         runbook="baton canary set 100",
     ),
     Gate(
@@ -83,6 +84,7 @@ GATES = (
         sentence="Every bucket is handed over.",
         requires="all buckets at B",
         verdict=buckets,
+        page="handover",
         runbook="baton status: the note of the handover; it continues by itself while both stores serve. A cohort below"
         " 100 % keeps records at A: baton canary cohort list",
     ),
@@ -92,6 +94,7 @@ GATES = (
         requires="no failure, in a rehearsal of the last $gate_rehearsal_days",
         verdict=rehearsal,
         thresholds=(REHEARSAL_AGE,),
+        page="rehearsal",
         runbook="baton rehearse --buckets 4",
     ),
     Gate(
@@ -99,6 +102,7 @@ GATES = (
         sentence="A owns no record and no bucket, and its outbox is empty.",
         requires="0 records, 0 buckets, 0 changes",
         verdict=a_owns_nothing,
+        page="handover",
         runbook="baton status: wait for the handover and for A's outbox",
         overridable=False,
     ),
@@ -108,6 +112,7 @@ GATES = (
         requires="none for $gate_client_days",
         verdict=no_active_clients,
         thresholds=(CLIENT_SILENCE,),
+        page="old-clients",
         runbook="baton status lists them: give each one the router's address; earlier direct calls are not recorded",
         overridable=False,
     ),
@@ -116,6 +121,7 @@ GATES = (
         sentence="No job, move, recovery or conflict is open, and both feeds run.",
         requires=f"none, lag at most {SETTLED_LAG_SECONDS:g} s",
         verdict=nothing_under_way,
+        page="last-step",
         runbook="baton jobs, baton status, baton conflicts: wait for each or end it",
         overridable=False,
     ),
