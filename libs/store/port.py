@@ -181,7 +181,8 @@ class Transfers(Protocol):
         """Give records to the other store, by `decide_release`.
 
         Each record carries the served requests of the retry window, both in the answer and in its event. They are read
-        in a statement that begins after the row was locked. Releases may use the outbox's reserve; keys beyond it are
+        in a statement that begins after the row was locked, or from one snapshot with the row, on whose version the
+        release is then conditional. Releases may use the outbox's reserve; keys beyond it are
         busy. A row that stays locked for more than 300 ms is busy.
         """
         ...
