@@ -137,7 +137,8 @@ async def test_a_session_ends_with_a_token_that_is_revoked_and_with_the_sign_out
         write(tmp_path / "operators.toml", "")
 
         async def is_out() -> bool:
-            return (await browser.get()).status == 401
+            page = await browser.get()
+            return page.status == 401 and "Sign in" in page.body.decode()
 
         await eventually(is_out)
 

@@ -70,6 +70,16 @@ FACTS = Facts(
 )
 
 
+CUTOVER = {**FACTS.history, "phases": {"total": 1, "newest": [{"phase": "CUTOVER", "seconds": 100}]}}
+"""A history in which CUTOVER was entered."""
+
+
+def compared(ended: int, facts: Facts = FACTS) -> Facts:
+    """CUTOVER was entered, and all rows were compared until then."""
+    names = ("compared", "records", "different", "repaired", "left", "changing", "digests")
+    return replace(facts, history=CUTOVER, deep={**dict.fromkeys(names, 0), "ended_seconds": ended})
+
+
 def with_gate(name: str, verdict: Verdict, facts: Facts = FACTS) -> Facts:
     return replace(facts, results=[result(one, verdict if one == name else PASS) for one in ENDING_GATES])
 
@@ -87,6 +97,9 @@ def with_gate(name: str, verdict: Verdict, facts: Facts = FACTS) -> Facts:
         (with_gate("a-owns-nothing", FAIL), ["a-owns-nothing"]),
         (with_gate("a-owns-nothing", INCONCLUSIVE), ["a-owns-nothing"]),
         (with_gate("deep-comparison", INCONCLUSIVE), ["deep-comparison"]),
+        (compared(99), ["deep-comparison"]),
+        (compared(99, with_gate("deep-comparison", FAIL)), ["deep-comparison"]),
+        (compared(100), []),
         (with_gate("golden-metrics", FAIL), ["golden-metrics"]),
         (with_gate("golden-metrics", INCONCLUSIVE), []),
         (with_gate("golden-metrics", FAIL, replace(FACTS, is_past=True)), []),

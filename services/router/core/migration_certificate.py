@@ -20,6 +20,9 @@ from services.router.core.write_ledger import LedgerCounts
 
 KIND = "baton migration certificate 1"
 LAST = ORDER[-1]
+BEFORE_LAST = ORDER[-2].value
+DEEP = "deep-comparison"
+"""The gate on the comparison of all rows."""
 ENDING_GATES = tuple(name for name in PHASES[LAST].gates if name != BACKUP)
 """Gates that must pass before A is taken away."""
 
@@ -79,9 +82,8 @@ def open_items(facts: Facts) -> list[OpenItem]:
     found = []
     phase = facts.setting.phase
     if ORDER.index(phase) < len(ORDER) - 2:
-        before = ORDER[-2].value
         remedy = "baton phase plan shows the next step"
-        found.append(OpenItem("phase", Verdict.FAIL, f"the phase is {phase.value}, not yet {before}", remedy))
+        found.append(OpenItem("phase", Verdict.FAIL, f"the phase is {phase.value}, not yet {BEFORE_LAST}", remedy))
     if facts.setting.hold:
         found.append(OpenItem("hold", Verdict.FAIL, "all traffic is held at A since a rollback", "baton hold lift"))
     found += [
@@ -89,6 +91,9 @@ def open_items(facts: Facts) -> list[OpenItem]:
         for result in facts.results
         if _is_open(result, is_past=facts.is_past)
     ]
+    if _is_before(facts.deep, facts.history) and DEEP not in [item.name for item in found]:
+        text = f"all rows were compared before {BEFORE_LAST} was entered, and not since"
+        found.append(OpenItem(DEEP, Verdict.INCONCLUSIVE, text, GATES[DEEP].runbook))
     if facts.ledger is None:
         text = "a router of another release keeps the totals of the ledger, the jobs and the clients"
         remedy = "run baton certificate at a router of that release, or wait until all have the same one"
@@ -98,6 +103,12 @@ def open_items(facts: Facts) -> list[OpenItem]:
         text = f"{text}, and {facts.ledger.doubled} were done twice"
         found.append(OpenItem("ledger-total", Verdict.FAIL, text, "baton ledger, and the routers' logs name them"))
     return found
+
+
+def _is_before(deep: Fields | None, history: Fields) -> bool:
+    """Whether the last comparison of all rows ended before B answered every call."""
+    entered = [entry["seconds"] for entry in history["phases"]["newest"] if entry["phase"] == BEFORE_LAST]
+    return deep is not None and bool(entered) and deep["ended_seconds"] < entered[-1]
 
 
 def _is_open(result: GateResult, *, is_past: bool) -> bool:
