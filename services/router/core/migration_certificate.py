@@ -14,15 +14,13 @@ from typing import Any, NamedTuple
 
 from libs.errors import BatonError
 from services.router.core.gates import GATES, GateResult, Verdict
-from services.router.core.gates.ending import BACKUP
+from services.router.core.gates.ending import BACKUP, COMPARISON
 from services.router.core.phase import ORDER, PHASES, Setting
 from services.router.core.write_ledger import LedgerCounts
 
 KIND = "baton migration certificate 1"
 LAST = ORDER[-1]
 BEFORE_LAST = ORDER[-2].value
-DEEP = "deep-comparison"
-"""The gate on the comparison of all rows."""
 ENDING_GATES = tuple(name for name in PHASES[LAST].gates if name != BACKUP)
 """Gates that must pass before A is taken away."""
 
@@ -91,9 +89,9 @@ def open_items(facts: Facts) -> list[OpenItem]:
         for result in facts.results
         if _is_open(result, is_past=facts.is_past)
     ]
-    if _is_before(facts.deep, facts.history) and DEEP not in [item.name for item in found]:
+    if _is_before(facts.deep, facts.history) and COMPARISON not in [item.name for item in found]:
         text = f"all rows were compared before {BEFORE_LAST} was entered, and not since"
-        found.append(OpenItem(DEEP, Verdict.INCONCLUSIVE, text, GATES[DEEP].runbook))
+        found.append(OpenItem(COMPARISON, Verdict.INCONCLUSIVE, text, GATES[COMPARISON].runbook))
     if facts.ledger is None:
         text = "a router of another release keeps the totals of the ledger, the jobs and the clients"
         remedy = "run baton certificate at a router of that release, or wait until all have the same one"

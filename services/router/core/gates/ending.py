@@ -8,6 +8,7 @@ from services.router.core.thresholds import Limits, days
 
 BACKUP = "cold-backup"
 """The gate that only `baton retire` opens."""
+COMPARISON = "deep-comparison"
 
 DEEP_AGE = days("gate_deep_days", 7, "Days for which a comparison of all rows is valid.")
 
@@ -32,7 +33,7 @@ def cold_backup(evidence: Evidence, limits: Limits) -> Finding:
 
 GATES = (
     Gate(
-        name="deep-comparison",
+        name=COMPARISON,
         sentence="Both stores were compared from their rows, and no record differs.",
         requires="0 differences, in a comparison of the last $gate_deep_days",
         verdict=deep_comparison,
