@@ -29,6 +29,7 @@ from libs.rpc.signals import Signals
 from libs.settings import USAGE_EXIT_CODE, WrongSetting
 from libs.telemetry.instruments import observe_one
 from libs.telemetry.metrics import open_metrics
+from libs.telemetry.otlp import Receiver
 from libs.telemetry.tracing import open_tracing
 from libs.tls.process import Tls, TlsPaths, open_tls
 
@@ -57,6 +58,13 @@ def check_endpoint(value: str) -> str:
     if value and scheme not in ("http", "https"):
         raise ValueError("give http://host:port or https://host:port")
     check_optional_address(address)
+    return value
+
+
+def check_interval(value: float) -> float:
+    """Seconds, or 0 for never. Raises ValueError."""
+    if value and not 1 <= value <= 3600:
+        raise ValueError("give 1 to 3600 seconds, or 0 for never")
     return value
 
 
@@ -170,6 +178,8 @@ class ProcessSettings(IdentitySettings):
 
     otlp_endpoint: Annotated[str, AfterValidator(check_endpoint)] = ""
     """Receiver of traces by OTLP over gRPC: http://host:4317 or https://host:4317. Empty: no traces."""
+    otlp_metrics_seconds: Annotated[float, AfterValidator(check_interval)] = 0.0
+    """Interval at which this process also sends its metrics to that receiver: 1 to 3600. 0: it sends none."""
     otlp_ca: Path | None = None
     """PEM file with the CA of an https receiver. Empty: the CAs of the system."""
     trace_percent: Annotated[float, Field(ge=0, le=100)] = 1.0
@@ -227,15 +237,17 @@ class ProcessSettings(IdentitySettings):
 
 @asynccontextmanager
 async def open_basis(settings: ProcessSettings) -> AsyncIterator[tuple[Tls, Signals]]:
-    """The certificates of the process and its signals. Raises TlsUnfit, CannotExport."""
+    """The certificates of the process and its signals. Raises TlsUnfit, CannotExport, WrongSetting."""
     program = settings.model_config.get("env_prefix", "").rstrip("_").lower()
     instance = f"{socket.gethostname()}:{os.getpid()}"
+    endpoint, seconds = settings.otlp_endpoint, settings.otlp_metrics_seconds
+    if seconds and not endpoint:
+        raise WrongSetting(f"otlp_metrics_seconds: {seconds:g} needs otlp_endpoint, the address of the receiver")
+    receiver = Receiver(endpoint, program, instance, settings.otlp_ca) if endpoint else None
     async with (
         open_tls(settings.tls_paths) as tls,
-        open_metrics(settings.metrics, tls.metrics_context(), program) as metrics,
-        open_tracing(
-            settings.otlp_endpoint, settings.trace_percent / 100, program, instance, settings.otlp_ca
-        ) as spans,
+        open_metrics(settings.metrics, tls.metrics_context(), program, receiver, seconds) as metrics,
+        open_tracing(receiver, settings.trace_percent / 100) as spans,
     ):
         measure_tls(metrics.meter, tls)
         yield tls, Signals(metrics, spans, settings.log_calls_percent / 100)

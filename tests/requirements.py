@@ -1410,6 +1410,15 @@ REQUIREMENTS: Mapping[str, Requirement] = {
         "Metrics, traces and logs by OpenTelemetry's conventions through router, stores, log and apply",
         _in("integration/test_signals.py", "real_processes_show_their_metrics_their_traces_and_their_logs")
         + _in("integration/test_postgres_pool.py", "a_pool_shows_its_connections_and_the_requests_that_wait_for_one")
+        + _in(
+            "unit/test_otlp_metrics.py",
+            "a_receiver_gets_the_instruments_and_the_durations_with_their_sender",
+            "the_last_metrics_are_sent_at_the_end_of_a_process",
+            "a_receiver_that_is_away_is_named_once_and_gets_newer_metrics_when_it_is_back",
+            "a_receiver_that_hangs_does_not_keep_a_process_from_ending",
+            "an_interval_without_a_receiver_stops_the_start",
+            "an_interval_out_of_bounds_stops_the_start",
+        )
         + _in("unit/test_docs.py", "every_instrument_is_made_from_the_table_of_metrics")
         + _in(
             "unit/test_signals.py",

@@ -53,29 +53,30 @@ class Durations:
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        self._cells: dict[tuple[str, ...], Cell] = {}
+        self.cells: dict[tuple[str, ...], Cell] = {}
+        """By labels, in the order of `Metric.labels`."""
 
     def __repr__(self) -> str:
-        return f"<Durations {self.metric.name} cells={len(self._cells)}>"
+        return f"<Durations {self.metric.name} cells={len(self.cells)}>"
 
     def cell(self, *labels: str) -> Cell:
         """The cell of these labels, in the order of `Metric.labels`."""
-        found = self._cells.get(labels)
+        found = self.cells.get(labels)
         if found is None:
             assert len(labels) == len(self.metric.labels), f"{self.metric.name}: {labels}"
-            found = self._cells[labels] = Cell(self.metric.edges)
+            found = self.cells[labels] = Cell(self.metric.edges)
         return found
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """The histogram, if it has a cell."""
-        if not self._cells:
+        if not self.cells:
             return
         # Only a process that exports metrics loads these modules.
         from prometheus_client.core import Exemplar, HistogramMetricFamily
 
         metric = self.metric
         family = HistogramMetricFamily(metric.exported, metric.meaning, labels=metric.labels, unit="seconds")
-        for labels, cell in self._cells.items():
+        for labels, cell in self.cells.items():
             buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
             for number, count in enumerate(accumulate(cell.counts)):
                 edge = str(metric.edges[number]) if number < len(metric.edges) else "+Inf"

@@ -22,7 +22,8 @@ def observe(meter: Meter, name: str, read: Callable[[], Iterable[Reading]]) -> N
     metric = TABLE[name]
 
     def observed(_: CallbackOptions) -> list[Observation]:
-        return [Observation(value, labels) for value, labels in read()]
+        # OTLP takes no boolean.
+        return [Observation(float(value), labels) for value, labels in read()]
 
     make = meter.create_observable_counter if metric.kind is Kind.COUNTER else meter.create_observable_gauge
     make(metric.name, [observed], metric.unit, metric.meaning)

@@ -1,4 +1,5 @@
-"""Metrics of one process: OpenTelemetry instruments, served to Prometheus over HTTP if a setting names an address.
+"""Metrics of one process: OpenTelemetry instruments, served to Prometheus over HTTP if a setting names an address, and
+sent to an OTLP receiver if settings say so.
 
 They are collected in the process's event loop, within a few milliseconds, so instruments need no locks. A reader that
 accepts OpenMetrics gets the traces of calls as exemplars.
@@ -8,17 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ssl import SSLContext
+from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import Meter, NoOpMeter
 
 from libs.errors import BatonError
 from libs.telemetry.durations import Durations
+from libs.telemetry.otlp import Receiver
+from libs.telemetry.otlp_metrics import Sender, open_exporter, sending
 from libs.telemetry.process_metrics import loop_delay, measure_process
 from libs.telemetry.table import TABLE
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricReader
 
 log = logging.getLogger(__name__)
 
@@ -50,26 +57,59 @@ NO_METRICS = Metrics(NoOpMeter(_NAME))
 
 
 @asynccontextmanager
-async def open_metrics(address: str, tls: SSLContext | None = None, program: str = _NAME) -> AsyncIterator[Metrics]:
-    """`address`: host:port of `GET /metrics`; "" disables metrics. `tls`: for HTTPS.
+async def open_metrics(
+    address: str,
+    tls: SSLContext | None = None,
+    program: str = _NAME,
+    receiver: Receiver | None = None,
+    receiver_seconds: float = 0.0,
+) -> AsyncIterator[Metrics]:
+    """`address`: host:port of `GET /metrics`; "" disables it. `tls`: for HTTPS. `receiver`: metrics are sent to it each
+    `receiver_seconds`; 0 disables it. Without either nothing is measured.
 
     Raises CannotExport.
     """
-    if not address:
+    sends = receiver is not None and receiver_seconds > 0
+    if not (address or sends):
         yield NO_METRICS
         return
     # Only a process that exports metrics loads these modules.
-    from opentelemetry.exporter.prometheus import PrometheusMetricReader
     from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    served, sent, delay = durations = [Durations(TABLE[name]) for name in _DURATIONS]
+    async with AsyncExitStack() as stack:
+        readers: list[MetricReader] = []
+        if address:
+            readers.append(await stack.enter_async_context(_served_page(address, tls, durations)))
+        sent_reader = InMemoryMetricReader()
+        if sends:
+            readers.append(sent_reader)
+        provider = MeterProvider(readers, None if receiver is None else receiver.resource(), shutdown_on_exit=False)
+        stack.callback(provider.shutdown)
+        meter = provider.get_meter(_NAME)
+        measure_process(meter, program)
+        if receiver is not None and sends:
+            sender = Sender(sent_reader, durations, open_exporter(receiver))
+            await stack.enter_async_context(sending(sender, receiver_seconds))
+            log.info("metrics go to %s each %g s", receiver.endpoint, receiver_seconds)
+        with loop_delay(delay.cell()):
+            yield Metrics(meter, served, sent)
+
+
+@asynccontextmanager
+async def _served_page(
+    address: str, tls: SSLContext | None, durations: Sequence[Durations]
+) -> AsyncIterator[MetricReader]:
+    """`GET /metrics`, with the instruments of the yielded reader and the durations. Raises CannotExport."""
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import choose_encoder
 
     registry = CollectorRegistry()
     reader = PrometheusMetricReader(disable_target_info=True, scope_info_enabled=False, registry=registry)
-    provider = MeterProvider([reader], shutdown_on_exit=False)
-    served, sent, delay = (Durations(TABLE[name]) for name in _DURATIONS)
-    for durations in (served, sent, delay):
-        registry.register(durations)
+    for one in durations:
+        registry.register(one)
 
     def render(accept: str) -> tuple[str, bytes]:
         encode, content_type = choose_encoder(accept)
@@ -81,18 +121,14 @@ async def open_metrics(address: str, tls: SSLContext | None = None, program: str
         server = await asyncio.start_server(pages.answer, host.strip("[]"), int(port), limit=_REQUEST_BYTES, ssl=tls)
     except OSError as error:
         raise CannotExport(f"metrics: cannot listen on {address}: {error.strerror or error}") from error
+    bound = server.sockets[0].getsockname()[1]
+    log.info("metrics at %s://%s:%s/metrics", "http" if tls is None else "https", host, bound)
     try:
-        bound = server.sockets[0].getsockname()[1]
-        log.info("metrics at %s://%s:%s/metrics", "http" if tls is None else "https", host, bound)
-        meter = provider.get_meter(_NAME)
-        measure_process(meter, program)
-        with loop_delay(delay.cell()):
-            yield Metrics(meter, served, sent)
+        yield reader
     finally:
         server.close()
         await pages.close()
         await server.wait_closed()
-        provider.shutdown()
 
 
 class _Pages:

@@ -7,27 +7,21 @@ sees a call first decides. A process without a receiver has no `Spans`, and its 
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from libs.telemetry import trace_context
+from libs.telemetry.otlp import SEND_SECONDS, Receiver, end_bounded, quiet_exporters
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span as RealSpan
     from opentelemetry.trace import SpanKind, Tracer
 
 log = logging.getLogger(__name__)
-
-_EXPORT_SECONDS = 5.0
-"""Maximum time to send a batch; then its spans are dropped."""
-_END_SECONDS = 3.0
-"""Maximum time to send the last spans at the end of a process."""
 
 OK = "OK"
 
@@ -118,63 +112,33 @@ def ending(spans: Sequence[Span | None]) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def open_tracing(
-    endpoint: str, share: float, program: str, instance: str, ca: Path | None = None
-) -> AsyncIterator[Spans | None]:
-    """`endpoint`: an OTLP receiver over gRPC, http://host:port or https://host:port; "" disables traces. `share`: of
-    the traces that begin here, those that are recorded. `ca`: of an https receiver; None: the system's."""
-    if not endpoint:
+async def open_tracing(receiver: Receiver | None, share: float) -> AsyncIterator[Spans | None]:
+    """`receiver`: None disables traces. `share`: of the traces that begin here, those that are recorded."""
+    if receiver is None:
         yield None
         return
-    # Only a process that exports traces loads these modules.
-    from grpc import ssl_channel_credentials
+    # Only a process that exports traces loads this module.
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-    insecure = endpoint.startswith("http://")
-    credentials = None if insecure else ssl_channel_credentials(_read(ca))
-    exporter = OTLPSpanExporter(endpoint, insecure=insecure, credentials=credentials, timeout=_EXPORT_SECONDS)
-    # While the receiver is unavailable, the exporter logs each retry.
-    logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
-    async with exporting(exporter, share, program, instance) as spans:
-        log.info("traces go to %s, %g %% of those that begin here", endpoint, 100 * share)
+    quiet_exporters()
+    exporter = OTLPSpanExporter(
+        receiver.endpoint, insecure=receiver.insecure, credentials=receiver.credentials(), timeout=SEND_SECONDS
+    )
+    async with exporting(exporter, share, receiver.resource()) as spans:
+        log.info("traces go to %s, %g %% of those that begin here", receiver.endpoint, 100 * share)
         yield spans
 
 
-def _read(file: Path | None) -> bytes | None:
-    return None if file is None else file.read_bytes()
-
-
 @asynccontextmanager
-async def exporting(exporter: SpanExporter, share: float, program: str, instance: str) -> AsyncIterator[Spans]:
+async def exporting(exporter: SpanExporter, share: float, resource: Resource) -> AsyncIterator[Spans]:
     """Send spans to an exporter, in the background. At the end the last ones are sent, within a bound."""
-    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
     from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-    resource = Resource({"service.name": program, "service.namespace": "baton", "service.instance.id": instance})
     provider = TracerProvider(ParentBased(TraceIdRatioBased(share)), resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
     try:
         yield Spans(provider.get_tracer("baton"))
     finally:
-        await _end(provider.shutdown)
-
-
-async def _end(shutdown: Callable[[], None]) -> None:
-    """Run `shutdown`, which blocks while the receiver is unavailable, for a bounded time. Its thread does not keep the
-    process alive."""
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-
-    def run() -> None:
-        shutdown()
-        # The loop may have closed meanwhile.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(ended.set)
-
-    threading.Thread(target=run, name="last spans", daemon=True).start()
-    try:
-        async with asyncio.timeout(_END_SECONDS):
-            await ended.wait()
-    except TimeoutError:
-        log.warning("the last spans could not be sent within %g s", _END_SECONDS)
+        await end_bounded(provider.shutdown, "spans")

@@ -15,6 +15,14 @@ from uuid import uuid4
 import grpc
 import pytest
 import yaml
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -67,12 +75,30 @@ CHAIN = (
 """The spans of one write at A, each the parent of the next one."""
 
 
+class MetricsReceiver(MetricsServiceServicer):
+    """A receiver of metrics by OTLP."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, set[str]] = {}
+        """Of the metrics, by program."""
+
+    async def Export(  # noqa: N802
+        self, request: ExportMetricsServiceRequest, context: object
+    ) -> ExportMetricsServiceResponse:
+        for sender in request.resource_metrics:
+            resource = {one.key: one.value.string_value for one in sender.resource.attributes}
+            names = self.names.setdefault(resource["service.name"], set())
+            names |= {metric.name for scope in sender.scope_metrics for metric in scope.metrics}
+        return ExportMetricsServiceResponse()
+
+
 class Receiver(TraceServiceServicer):
-    """A receiver of traces by OTLP."""
+    """A receiver of traces by OTLP, and of metrics."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Span]] = []
         """With the program that sent each."""
+        self.metrics = MetricsReceiver()
 
     async def Export(  # noqa: N802
         self, request: ExportTraceServiceRequest, context: object
@@ -91,6 +117,7 @@ async def receiving() -> AsyncIterator[tuple[Receiver, str]]:
     """A receiver and its address."""
     receiver, server = Receiver(), grpc.aio.server()
     add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call]
+    add_MetricsServiceServicer_to_server(receiver.metrics, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -169,6 +196,24 @@ async def check_metrics(world: World) -> None:
     kind, text = await page(world.nodes["router-1"].metrics, OPEN_METRICS)
     assert kind.startswith(OPEN_METRICS)
     assert list(openmetrics.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+
+
+async def check_sent_metrics(receiver: Receiver) -> None:
+    """Each program sends the rows of the table of metrics, under their own names."""
+
+    def missing() -> dict[str, list[str]]:
+        sent = receiver.metrics.names
+        wanted = {
+            program: {metric.name for metric in of_program(program) if not metric.optional}
+            for program in PROGRAMS.values()
+        }
+        return {program: sorted(names - sent.get(program, set())) for program, names in wanted.items()}
+
+    def all_are_sent() -> bool:
+        assert not any((found := missing()).values()), found
+        return True
+
+    await eventually(all_are_sent, BOUND_SECONDS)
 
 
 async def check_traces(world: World, receiver: Receiver) -> None:
@@ -299,6 +344,7 @@ async def test_real_processes_show_their_metrics_their_traces_and_their_logs(tmp
     async with receiving() as (receiver, endpoint):
         settings = {
             "otlp_endpoint": endpoint,
+            "otlp_metrics_seconds": "1",
             "trace_percent": "0",
             "log_format": "json",
             "log_level": "debug",
@@ -307,6 +353,7 @@ async def test_real_processes_show_their_metrics_their_traces_and_their_logs(tmp
         world = World.embedded(tmp_path, size=Size(http=True, metrics=True, settings=settings))
         async with world.running():
             await check_metrics(world)
+            await check_sent_metrics(receiver)
             await check_traces(world, receiver)
             await check_secrets(world, receiver)
             await check_alert(world)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from prometheus_client import CollectorRegistry
@@ -170,7 +171,7 @@ class Called(Ended):
 
 async def test_a_call_is_a_span_of_its_callers_trace_and_the_parent_of_the_calls_it_makes() -> None:
     kept = Kept()
-    async with exporting(kept, 1.0, "router", "r-1") as spans:
+    async with exporting(kept, 1.0, Resource({})) as spans:
         signals = Signals(spans=spans)
         sent = signals.sent_to("A")
         public = signals.served_by("public", {"Get": "s/Get"}, private=False)
@@ -206,7 +207,7 @@ async def fail(handler: object, name: str, requests: object, context: object) ->
 
 async def test_changes_are_spans_only_if_the_trace_of_their_write_is_recorded() -> None:
     kept = Kept()
-    async with exporting(kept, 1.0, "router", "r-1") as spans:
+    async with exporting(kept, 1.0, Resource({})) as spans:
         for value in (GIVEN[:-2] + "00", "", "00-x-y-01"):
             assert spans.producer("send", value, {}) is None and spans.consumer("process", value, {}) is None
         sent = spans.producer("send", GIVEN, {})
