@@ -48,7 +48,7 @@ def check_address(value: str) -> str:
 
 
 def check_optional_address(value: str) -> str:
-    """As `check_address`, or "" for no address. Raises ValueError."""
+    """Like `check_address`, but "" (no address) is valid. Raises ValueError."""
     return check_address(value) if value else value
 
 
@@ -69,7 +69,7 @@ def check_interval(value: float) -> float:
 
 
 def check_optional_addresses(value: str) -> str:
-    """As `check_addresses`, or "" for no address. Raises ValueError."""
+    """Like `check_addresses`, but "" (no address) is valid. Raises ValueError."""
     return check_addresses(value) if value else value
 
 

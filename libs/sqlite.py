@@ -307,7 +307,7 @@ class Database:
         return await future
 
     async def read_point(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """As `read`, for one statement that finds a row by its key: in this thread, unless that would block it."""
+        """Like `read`, for one statement that finds a row by its key: in this thread, unless that would block it."""
         try:
             return self._inline.read(work)
         except Unfit:

@@ -65,7 +65,7 @@ class Dependencies:
     """Owns writes: a caller that leaves does not interrupt its write."""
     clock: Clock
     logged: LogWaits
-    """For callers that want the answer only once the write is in the log."""
+    """Waits until a write is in the log, for callers that require it."""
     locks: LockManager | None = None
     """Serializes writers of a busy record. The row's version decides in any case."""
     behind_seconds: Callable[[], float | None] = lambda: None
@@ -81,7 +81,7 @@ class Dependencies:
     account_records: int = 0
     """Maximum number of live records of an account; 0: no limit."""
     served_as: ServedAs = field(default_factory=lambda: ServedAs(SystemClock()))
-    """For callers of the public listener."""
+    """Subjects under which callers of the public listener are served."""
     direct: DirectCalls = field(default_factory=lambda: DirectCalls(SystemClock()))
     """Callers of the public listener that follow the router's routes."""
 

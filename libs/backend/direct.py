@@ -49,7 +49,7 @@ _AT_ITS_END_SECONDS = 0.05
 """A call that is cancelled with less time left has reached its deadline."""
 
 Masks = Mapping[str, int]
-"""By path of a method: a bit for each bucket."""
+"""A bit for each bucket, by the path of a method."""
 
 
 def is_marked(found: Any) -> bool:

@@ -43,7 +43,7 @@ class ReplayUnchecked(BatonError):
 
 
 class Keys(Protocol):
-    """As `libs.secret_file.SecretFile`."""
+    """The part of `libs.secret_file.SecretFile` that is used."""
 
     @property
     def content(self) -> KeyRing: ...
@@ -89,9 +89,10 @@ class EventAuth:
             self._from = (await self._feed.state()).checked_from
 
     async def begin(self, log: EventLog) -> None:
-        """As `learn`, and record the log's end unless an offset is recorded; in another mode, remove the offsets.
+        """Run `learn`, and record the log's end unless an offset is recorded; in another mode, remove the offsets.
 
-        It may be called repeatedly. Raises the errors of the log and the store."""
+        It may be called repeatedly. Raises the errors of the log and the store.
+        """
         if not self._forgotten:
             await self._feed.stop_checking()
             self._forgotten = True
@@ -107,7 +108,7 @@ class EventAuth:
         return self._why_wrong(stored.event, self._topic)
 
     def why_parked(self, parked: Parked) -> str:
-        """As `why_refused`, of a parked event."""
+        """Like `why_refused`, for a parked event."""
         if not parked.unauthenticated:
             in_this_log = parked.topic in ("", self._topic)
             if self.mode != "require" or (in_this_log and self._is_older(parked.partition, parked.offset)):

@@ -96,7 +96,7 @@ class ApplyLoop:
         """The reader's epoch at the last comparison of the log."""
         self._compare_at = 0.0
         self._newest_made: float | None = None
-        """On the monotonic clock."""
+        """Time at which the newest event that was read was made, on the monotonic clock."""
         self._known_until: float | None = None
         self._held: Batch | None = None
         """Events without an effect that were read, and whose positions are not stored yet."""

@@ -62,7 +62,7 @@ class RowCount:
         return f"rows are counted in {self._next} of {BUCKETS} buckets"
 
     async def at_start(self) -> str:
-        """As `slice`, but skip a bucket that takes too long for a start."""
+        """Like `slice`, but skip a bucket that takes too long for a start."""
         try:
             async with asyncio.timeout(2 * START_SECONDS + _SLOW_SECONDS):
                 return await self.slice()

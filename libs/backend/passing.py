@@ -96,7 +96,7 @@ class Passing:
     async def stream(
         self, path: str, request: bytes, context: Context, extra: Sequence[tuple[str, str]] = ()
     ) -> AsyncGenerator[bytes, None]:
-        """As `call`, for a method that streams its answers; as long as the caller wants."""
+        """Like `call`, for a method that streams its answers; it lasts as long as the caller wants."""
         call = self._router.stream_callable(path)(request, metadata=self._sent(context, extra))
         try:
             while isinstance(answer := await call.read(), bytes):

@@ -50,7 +50,7 @@ class Serving:
         self.reason = reason
 
     def drain(self) -> None:
-        """For good."""
+        """Stop serving for good."""
         self.draining = True
         self.reason = "draining"
 
@@ -91,7 +91,7 @@ class _Recheck:
     fence: tuple[str, FencedAt | None]
     """The fence that it checks."""
     until: float
-    """On the loop's clock."""
+    """Time on the loop's clock."""
 
 
 class AdmissionLoop:

@@ -74,7 +74,7 @@ class AccountField:
     """Full name of the record's message."""
     name: str
     forms: Mapping[int, tuple[type[Message], str]] = field(repr=False)
-    """By schema version: the message in that version, and its field."""
+    """The message and its field, by schema version."""
     newest: int = 0
     """The newest schema version; 0 if the contract has no versions."""
 

@@ -51,7 +51,7 @@ class SchemaVersions:
     oldest: int = 0
     newest: int = 0
     forms: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
-    """For old versions: full names of the contract's messages, with those that take their place."""
+    """Full names of the contract's messages, with those that replace them, by old version."""
 
     def asked(self, found: Iterable[tuple[str, Any]] | None, default: int = NEWEST) -> int:
         """The schema version of a call, from its metadata; without one, `default`. Raises InvalidField."""

@@ -55,7 +55,7 @@ class Codes:
         self._topic = topic
         self._known: KeyRing | None = None
         self._states: dict[str, _Hmac] = {}
-        """By key id, after all that is the same in every event."""
+        """States by key id, each after the bytes that are the same in every event."""
 
     def __repr__(self) -> str:
         return f"<Codes {self._topic} {self._known!r}>"
@@ -102,7 +102,7 @@ class Codes:
         return self.sign(_PROOF).headers[-1][1]
 
     def why_wrong_proof(self, code: bytes) -> str:
-        """As `why_wrong`, of a `proof`."""
+        """Like `why_wrong`, for a `proof`."""
         return self.why_wrong(Event(_PROOF.key, _PROOF.value, (*_PROOF.headers, (HEADER, code))))
 
     def _follow_ring(self) -> None:

@@ -59,7 +59,7 @@ _REFUSALS = {
         failure_of(TooManyConnections()),
     )
 }
-"""By HTTP code. h11 names the code for what it refuses."""
+"""Refusals by HTTP code, as h11 chooses it."""
 
 _NAME_KINDS = {"DNS": "peer_dns", "URI": "peer_uri", "email": "peer_email", "IP Address": "peer_ip"}
 

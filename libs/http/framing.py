@@ -16,11 +16,11 @@ from typing import Any
 import h11
 
 _AMBIGUOUS = re.compile(rb"(?<!\r)\n|\r\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""In a head. h11 itself refuses a CR without a LF."""
+"""Ambiguous bytes in a head. h11 itself refuses a CR without a LF."""
 
 
 class StrictConnection(h11.Connection):
-    """As h11's, but `next_event` raises RemoteProtocolError for an ambiguous head."""
+    """h11's connection, but `next_event` raises RemoteProtocolError for an ambiguous head."""
 
     def next_event(self) -> Any:
         if self.their_state is not h11.IDLE:

@@ -61,7 +61,7 @@ class Gateway:
         return await self.run(self._service.methods[method.name], method.name, call)
 
     async def run(self, handler: Handler, name: str, call: DoorCall) -> bytes:
-        """As `answer`, for a method outside the contract, with the listener's limits and errors."""
+        """Like `answer`, for a method outside the contract, with the listener's limits and errors."""
         self._check_schema(call)
         try:
             async with asyncio.timeout(call.time_remaining()):

@@ -44,7 +44,7 @@ def read_message(data: bytes, message: Message, field: str = "body") -> None:
 
 
 def read_object(found: dict[str, Any], message: Message, field: str = "body") -> None:
-    """As `read_message`, for a parsed object."""
+    """Like `read_message`, for a parsed object."""
     _check_number(found, field)
     kind: Any = message.DESCRIPTOR
     check_object(found, kind, "" if field == "body" else field)

@@ -63,7 +63,7 @@ class JwtAuthenticator:
         self._rules = rules
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
-        """By the token's hash: the monotonic time until which it is remembered."""
+        """The principal and the monotonic time until which it is remembered, by the token's hash."""
         self.keys = Keys(read, times, clock, self._known.clear)
 
     def __repr__(self) -> str:

@@ -43,7 +43,6 @@ class Known(NamedTuple):
     """The content of the file."""
 
     principals: Mapping[bytes, Principal]
-    """By name."""
     revoked: frozenset[str]
     """Fingerprints in upper-case hexadecimal digits, without colons."""
 

@@ -31,7 +31,7 @@ _NAMES = frozenset({"subject", "token", "sha256", "accounts", "roles"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Known = Mapping[bytes, tuple[bytes, Principal]]
-"""By the token's hash: the hash and the principal."""
+"""The hash and the principal, by the token's hash."""
 
 
 class TokenFile:

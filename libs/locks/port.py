@@ -61,7 +61,7 @@ class LockManager(Protocol):
 
 @asynccontextmanager
 async def hold_if_available(locks: LockManager, key: str, wait_seconds: float) -> AsyncIterator[Lock | None]:
-    """As `hold`, but None while locks are unavailable. For work that versions guard anyway."""
+    """Like `hold`, but None while locks are unavailable, for work that versions guard anyway."""
     async with AsyncExitStack() as stack:
         lock: Lock | None = None
         with suppress(LocksUnavailable):

@@ -124,10 +124,10 @@ class RedisLock:
         self.token = token
         self.taken = False
         self.is_next = False
-        """It has or had a claim on the next grant."""
+        """Whether it has or had a claim on the next grant."""
         self.counted_lost = False
         self.abandoned = False
-        """Its caller has left: an attempt that still gets the lock releases it."""
+        """Whether its caller has left. An attempt that still gets the lock releases it."""
         self.renewed_at = clock.monotonic()
         """Time at which the last command that set its time to live was sent."""
         self._usable_seconds = ttl_seconds * USABLE

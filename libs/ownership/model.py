@@ -79,7 +79,7 @@ class Row:
     bases: tuple[Version, ...] = ()
     """Versions that the record had before each of its seizures, oldest first."""
     lease_seconds: float = field(default=0.0, compare=False)
-    """For a write: time since this store first saw the lease in the payload, measured in its ticks. Not replicated."""
+    """Time since this store first saw the lease in the payload, in its ticks. Set for a write only; not replicated."""
 
     @property
     def head(self) -> Head:
@@ -129,7 +129,7 @@ class Found:
     row: Row | None
     bucket_owner: BucketOwner
     served: tuple[Served, ...] = ()
-    """For a write: the served requests with its request_id, of every principal."""
+    """Served requests with the call's request_id, of every principal. Set for a write only."""
 
     @property
     def owner(self) -> Store:

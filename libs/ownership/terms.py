@@ -94,11 +94,11 @@ class Fate(Enum):
     """The decision on a record that arrives from the other store."""
 
     NEWER = "newer"
-    """It replaces the row."""
+    """The record replaces the row."""
     OLD = "old"
-    """It is ignored."""
+    """The record is ignored."""
     CONFLICT = "conflict"
-    """It goes to the journal."""
+    """The record goes to the journal."""
 
 
 @dataclass(frozen=True, slots=True)

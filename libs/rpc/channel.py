@@ -76,7 +76,7 @@ class Channel:
         family = "ipv6" if address.startswith("[") else "ipv4"
         target = f"{family}:{address}" if "," in address else address
         self.grpc: grpc.aio.Channel
-        """For generated stubs."""
+        """Channel for generated stubs."""
         if tls is None:
             self.grpc = grpc.aio.insecure_channel(target, (*OPTIONS, _IN_TURN))
         else:
@@ -98,7 +98,7 @@ class Channel:
         return found
 
     def stream_callable(self, method: str) -> RawStreamCallable:
-        """As `multi_callable`, for a method that streams its answers."""
+        """Like `multi_callable`, for a method that streams its answers."""
         return self.grpc.unary_stream(method)
 
     async def close(self) -> None:

@@ -56,7 +56,7 @@ class Clients:
         self._everybody = everybody
         self._notice = notice
         self._warnings: dict[tuple[int, bool], Pairs] = {}
-        """By schema version."""
+        """Warnings by schema version."""
         self._seen: OrderedDict[str, SeenClient] = OrderedDict()
         self._names_of: Counter[tuple[str, bool]] = Counter()
         """Number of names per host, separately for names that clients chose (True) and names made for them (False)."""

@@ -80,7 +80,7 @@ class ServerConfig:
     setting: str
     limits: ServerLimits = field(default_factory=ServerLimits)
     token: bytes | None = None
-    """If given, every call must carry it."""
+    """Token that every call must carry. None: no token."""
     token_setting: str = ""
     """Name of the token's setting, for an internal listener: beyond loopback it needs a token."""
     authenticator: Authenticator | None = None

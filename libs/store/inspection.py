@@ -22,13 +22,13 @@ class ExportQuery:
     keys_only: bool = False
     """Envelopes: no payload, no served requests."""
     keys: tuple[str, ...] = ()
-    """If not empty: only these keys. Not combined with `buckets`."""
+    """Only these keys; empty: all. Not combined with `buckets`."""
     parts: tuple[int, ...] = ()
-    """If not empty: only rows of these parts, by their stored digests."""
+    """Only rows of these parts, by their stored digests; empty: all."""
     pattern: str = ""
-    """If not empty: only keys that match it (`libs.ownership.patterns`). Not combined with `buckets`."""
+    """Only keys that match this pattern (`libs.ownership.patterns`); empty: all. Not combined with `buckets`."""
     account: str = ""
-    """If not empty: only records of this account, deleted ones too. Not combined with `buckets`. For a contract with
+    """Only records of this account, deleted ones too; empty: all. Not combined with `buckets`. For a contract with
     accounts."""
 
 

@@ -52,13 +52,13 @@ class MemoryState:
     counted: Counter[int] = field(default_factory=Counter)
     """Rows by bucket, counted as they are added and removed. If `rows` has fewer, some are lost."""
     served: dict[tuple[str, str, str], tuple[Served, float]] = field(default_factory=dict)
-    """By key, principal and request id, oldest first: the request, and the ticks when it was learned."""
+    """The request and the ticks when it was learned, by key, principal and request id, oldest first."""
     outbox: dict[tuple[str, Version], tuple[ChangeEntry, float]] = field(default_factory=dict)
     aside: dict[tuple[str, Version], tuple[AsideEntry, float]] = field(default_factory=dict)
     feed: FeedState = field(default_factory=FeedState)
     parked: dict[tuple[int, int], Parked] = field(default_factory=dict)
     leases: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """By key: the mark of the lease that the row shows, and the ticks when it was learned."""
+    """The mark of the lease that the row shows, and the ticks when it was learned, by key."""
     seconds: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     changed: asyncio.Event = field(default_factory=asyncio.Event)

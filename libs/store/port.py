@@ -155,7 +155,7 @@ class BulkReleased:
     """The result of one transaction of a bulk release."""
 
     event: bytes = field(default=b"", repr=False)
-    """As it is in the outbox; b"" if no record was released."""
+    """The event in the outbox; b"" if no record was released."""
     released: int = 0
     last: str = ""
     """Key of the last record that was examined; "" if there are no more."""
@@ -215,9 +215,9 @@ class Transfers(Protocol):
         ...
 
     async def release_buckets(self, buckets: Sequence[int], to: Store) -> list[BucketOwner]:
-        """Of each bucket, set the owner to `to` and raise the version by 1, if this store owns the bucket and the
-        journal has no open conflict of it. Wait for creates in these buckets that are under way: after the commit this
-        store creates nothing in them. Return the current bucket owners in the order of `buckets`."""
+        """Release these buckets: set the owner to `to` and raise the version by 1, if this store owns the bucket and
+        the journal has no open conflict in it. Wait for creates in these buckets that are under way: after the commit
+        this store creates no record in them. Return the current bucket owners in the order of `buckets`."""
         ...
 
     async def release_bucket(self, bucket: int, to: Store) -> BucketOwner:
@@ -227,8 +227,8 @@ class Transfers(Protocol):
     async def adopt_buckets(
         self, bucket_owners: Sequence[BucketOwner], *, despite_conflicts: bool = False
     ) -> list[tuple[bool, BucketOwner]]:
-        """Of each bucket, take exactly this version, if the one here is lower and of the same term, no row of the
-        bucket is hidden and, unless `despite_conflicts`, the journal has no open conflict of the bucket. Return for
+        """Adopt these buckets: take exactly this version if the stored one is lower and of the same term, no row of the
+        bucket is hidden and, unless `despite_conflicts`, the journal has no open conflict in the bucket. Return for
         each, in their order, whether it was taken, and the current bucket owner. Each bucket is in the list once."""
         ...
 
@@ -249,7 +249,7 @@ class Transfers(Protocol):
 class FeedState:
     next_offsets: Mapping[int, int] = field(default_factory=dict)
     marks: Mapping[int, str] = field(default_factory=dict)
-    """By partition: the mark of the last event that was read; "" if it is unknown."""
+    """Mark of the last event that was read, by partition; "" if it is unknown."""
     applied: int = 0
     old: int = 0
     parked: int = 0

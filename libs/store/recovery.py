@@ -58,7 +58,7 @@ class FencedAt:
     """Changes of this database. Processes that were admitted before the fence, and served until they saw it, raise the
     number."""
     next_offsets: Mapping[int, int]
-    """By partition of the log: the next offset, before the evidence was read."""
+    """Next offset before the evidence was read, by partition of the log."""
 
     def encode(self) -> str:
         return json.dumps({"changes": self.changes, "next_offsets": {str(k): v for k, v in self.next_offsets.items()}})
@@ -102,11 +102,11 @@ class Why(StrEnum):
     """The reason why a record is in the journal of conflicts."""
 
     LATE = "late"
-    """It arrived after the seizure, and the seizer had not seen it."""
+    """The change arrived after the seizure, and the seizer had not seen it."""
     REPLACED = "replaced"
-    """It was here when the seizer's row arrived, and the seizer had not seen it."""
+    """The row was stored when the seizer's row arrived, and the seizer had not seen it."""
     LEFT = "left"
-    """It was here, and the seizer has no such record."""
+    """The row was stored, and the seizer has no such record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +164,8 @@ class Seizures(Protocol):
     """Seizures, and the journal of the conflicts that they leave."""
 
     async def seize(self, bucket: int, term: int) -> BucketOwner:
-        """In one transaction: bring the bucket and every row of it into this term, make this store their owner, and
-        make an event for each row.
+        """In one transaction, bring the bucket and all its rows into this term, make this store their owner, and make
+        an event for each row.
 
         Does nothing if the bucket has the term already. May use the outbox's reserve. Waits for changes in the bucket
         that are under way. Raises SeizureRefused, OutboxFull. Return the current bucket owner.

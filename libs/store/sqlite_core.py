@@ -195,7 +195,7 @@ def _served_of(request_id: str, line: Sequence[Any]) -> Served:
 
 
 WITH_SERVED = "SELECT n.value FROM json_each(?) n WHERE EXISTS (SELECT 1 FROM served s WHERE s.key = n.value)"
-"""Those of these keys that have served requests."""
+"""Selects the given keys that have served requests."""
 
 _WINDOW = (
     "SELECT principal, request_id, request_hash, term, revision, answer FROM served"

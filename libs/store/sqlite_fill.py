@@ -41,7 +41,7 @@ class Fill:
     """The completion of one store's old rows, while `running`."""
 
     def __init__(self, database: Database, rows: OldRows, *, filling: bool = True) -> None:
-        """If `filling` is False, a row with a clean id is completed only when a call needs it."""
+        """`filling`: if False, a row with a clean id is completed only when a call needs it."""
         self.rows = rows
         self._filling = filling
         self.over = False

@@ -92,8 +92,7 @@ class OldTable:
     """Makes the record, and the values of the layout's own columns, from key and columns. The record has no lease."""
     columns_of: ColumnsOf
     odd: Mapping[str, str]
-    """By column of a filter: a condition that is true for all rows whose record may have another value in that
-    column."""
+    """Condition that is true for all rows whose record may have another value in a filter's column, by column."""
 
 
 class Progress(NamedTuple):

@@ -37,7 +37,7 @@ class Cell:
         self.counts = [0] * (len(edges) + 1)
         self.seconds = 0.0
         self.traced: dict[int, Traced] = {}
-        """By bucket."""
+        """The latest traced observation of each bucket."""
 
     def add(self, seconds: float, trace_id: str = "") -> None:
         """`trace_id`: of a trace that is recorded."""

@@ -30,7 +30,7 @@ def observe(meter: Meter, name: str, read: Callable[[], Iterable[Reading]]) -> N
 
 
 def observe_one(meter: Meter, name: str, read: Callable[[], float | None]) -> None:
-    """As `observe`, for a metric without labels. None: unknown."""
+    """Like `observe`, for a metric without labels. None: unknown."""
     observe(meter, name, lambda: [Reading(value)] if (value := read()) is not None else [])
 
 

@@ -341,10 +341,10 @@ GROUPS = (
 )
 
 TABLE: Mapping[str, Metric] = {metric.name: metric for group in GROUPS for metric in group.metrics}
-"""By OpenTelemetry's name."""
+"""Metrics by OpenTelemetry's name."""
 
 EXPORTED: Mapping[str, Metric] = {metric.exported: metric for metric in TABLE.values()}
-"""By the name that Prometheus reads."""
+"""Metrics by the name that Prometheus reads."""
 
 
 def of_program(program: str) -> Iterator[Metric]:

@@ -38,7 +38,7 @@ class Span:
         trace_id = f"{found.trace_id:032x}"
         sampled = bool(found.trace_flags.sampled)
         self.traceparent = f"00-{trace_id}-{found.span_id:016x}-{sampled:02x}"
-        """For all that is done on its behalf."""
+        """The traceparent for all work on behalf of the call."""
         self.recorded_id = trace_id if sampled else ""
         """Trace id if the trace is recorded, else ""."""
         self._span = span

@@ -44,14 +44,14 @@ class Tls:
     """None: without TLS."""
 
     public: TlsFiles | None = None
-    """For the listeners of clients: gRPC and HTTP."""
+    """Files of the listeners for clients: gRPC and HTTP."""
     private: TlsFiles | None = None
-    """For the listeners of other processes and operators."""
+    """Files of the listeners for other processes and operators."""
     open: TlsFiles | None = None
-    """For the listener of metrics, which requires no client's certificate."""
+    """Files of the listener for metrics, which requires no client certificate."""
     client: ClientTls | None = None
     own_files: TlsFiles | None = None
-    """For calls to this process itself: its own certificate, as the one to trust."""
+    """Files for calls to this process itself, which trust its own certificate."""
 
     def own(self) -> ClientTls | None:
         """TLS of calls to this process's own listeners, whatever host their addresses have."""

@@ -88,7 +88,7 @@ class Server:
     in_use: int
     """Connections in use, without this query's own."""
     here: bool
-    """It is on this machine."""
+    """Whether the server is on this machine."""
 
     @property
     def free(self) -> int:

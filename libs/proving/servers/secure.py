@@ -35,12 +35,12 @@ class MoreListeners(Protocol):
 
     @property
     def listeners(self) -> str:
-        """To append to the setting `listeners`."""
+        """Listeners to append to the setting `listeners`."""
         ...
 
     @property
     def format_arguments(self) -> list[str]:
-        """For the storage tool, which creates the users of SCRAM."""
+        """Arguments of the storage tool that create the users of SCRAM."""
         ...
 
     def properties(self, directory: Path) -> str:

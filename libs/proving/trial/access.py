@@ -50,4 +50,4 @@ class Bearing:
 
 
 OPEN = Access()
-"""Of a system without TLS and tokens."""
+"""Access to a system without TLS and tokens."""

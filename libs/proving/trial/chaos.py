@@ -87,11 +87,11 @@ class Flip:
     value: bool | None = None
     permille: int = 0
     same: bool = False
-    """For a shadow: compare a store with itself."""
+    """Whether a shadow compares a store with itself."""
     to: str = ""
     cohort: str = ""
     change: str = ""
-    """For a cohort: Add, Set or Remove."""
+    """Change of a cohort: Add, Set or Remove."""
 
     def __str__(self) -> str:
         match self.kind:

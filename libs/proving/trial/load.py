@@ -70,7 +70,7 @@ class Load:
     http: Sequence[str] = ()
     """HTTP addresses of the routers."""
     access: Sequence[Access] = (OPEN,)
-    """Of the first client, the second one and so on, in turn."""
+    """Access of the first client, the second one and so on, in turn."""
     direct: Sequence[str] = ()
     """Public addresses of the stores' processes."""
     xds: str = ""

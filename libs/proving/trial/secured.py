@@ -75,7 +75,7 @@ class Secured:
 
     @property
     def servers(self) -> Secrets:
-        """Of Kafka, PostgreSQL and Redis."""
+        """Secrets of Kafka, PostgreSQL and Redis."""
         pair = self.authority.issue("server", HOSTS)
         return Secrets(Certificate(pair.certificate, pair.key, self.authority.file), USER, self.password)
 
@@ -99,7 +99,7 @@ class Secured:
         return {**found, "event_auth": "require"}
 
     def codes(self, topic: str) -> Codes:
-        """Those of the system's own events."""
+        """Codes of the system's own events."""
         ring = open_key_ring(self.event_keys, SystemClock()).content
         return Codes(lambda: ring, topic)
 

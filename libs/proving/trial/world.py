@@ -111,7 +111,7 @@ class World:
     """"embedded" or "real"."""
     old_database: Path | None = None
     secured: Secured | None = None
-    """Its files, if the system is secure."""
+    """The system's files, if it is secure."""
     _wanted: set[str] = field(default_factory=set)
     """Names of the processes that should be running."""
 
@@ -227,12 +227,12 @@ class World:
 
     @property
     def operator_token(self) -> str:
-        """For calls to control listeners."""
+        """Token for control listeners."""
         return self.token if self.secured is None else self.secured.operator_token()
 
     @property
     def operator_tls(self) -> ClientTls | None:
-        """For calls to internal and control listeners."""
+        """TLS for internal and control listeners."""
         return None if self.secured is None else self.secured.operator()
 
     @property

@@ -92,7 +92,7 @@ STEPS: Mapping[str, Step] = {
     ),
     "SetTwoPerson": Step(lambda request: not request.on, lambda request: "switch the two-person rule off"),
 }
-"""By method. Nothing by which an operator goes back is among them."""
+"""Steps by method. None of them is a way back."""
 
 
 class ApprovalMethods:

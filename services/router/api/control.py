@@ -95,8 +95,8 @@ class DoctorMethods:
 
 
 def control_service(parts: Sequence[object], approvals: ApprovalMethods) -> TypedService:
-    """For `libs.rpc.server.Server`, on a listener of its own. Each method of the service is in exactly one of the
-    parts, behind the check of its role and the two-person rule of `approvals`. Raises ValueError."""
+    """Return the service for `libs.rpc.server.Server`, on a listener of its own. Each method of the service is in
+    exactly one of the parts, behind the check of its role and the two-person rule of `approvals`. Raises ValueError."""
     found = {}
     for method in pb.DESCRIPTOR.services_by_name["ControlService"].methods:
         having = [part for part in (*parts, approvals) if hasattr(part, method.name)]

@@ -44,7 +44,7 @@ count are the servers'."""
 _ADS = pb.ConfigSource(ads=pb.Ads(), resource_api_version=_V3)
 
 Endpoints = Mapping[str, Sequence[str]]
-"""By cluster: the addresses that serve ("10.0.0.1:50061")."""
+"""Serving addresses ("10.0.0.1:50061") by cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,8 @@ class Advertised:
     """Instance of a certificate provider in the clients' bootstrap; "" for connections as the client's credentials
     say."""
     server_name: str = ""
-    """With a provider: name that certificates of stores and routers must have; "" for any of the provider's CA."""
+    """Name that certificates of stores and routers must have, if there is a provider; "" for any of the provider's CA.
+    """
 
 
 def snapshot(routes: Routes, endpoints: Endpoints, advertised: Advertised) -> Snapshot:

@@ -50,7 +50,7 @@ ELEVATED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "ChangeJob": (resumes_admin_job, "resuming a job that recovers or seizes a store"),
     **dict.fromkeys(("ReadEvents", "ShowRecord", "ListConflicts"), (lambda request: request.reveal, "showing secrets")),
 }
-"""By method: the requests that need an admin, and their name in a refusal."""
+"""Requests that need an admin, and their name in a refusal, by method."""
 
 
 class RoleMissing(BatonError):

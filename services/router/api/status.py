@@ -73,12 +73,12 @@ class MoverView(Protocol):
 
     @property
     def at_home(self) -> Settled:
-        """By bucket: its home, if the bucket and all its records are there."""
+        """Home of each bucket, if the bucket and all its records are there."""
         ...
 
     @property
     def states(self) -> Sequence[BucketState]:
-        """By bucket; empty while not known."""
+        """State of each bucket; empty while unknown."""
         ...
 
     @property

@@ -41,7 +41,7 @@ _REMEDIES = {
     "CERTIFICATE_UNKNOWN": "the router does not know your certificate: ask an admin to add its name to the router's"
     " control_auth_file",
 }
-"""By the reason of a refusal."""
+"""Remedies by the reason of a refusal."""
 
 
 class Control:

@@ -197,7 +197,7 @@ def _moves(counted: Any) -> str:
 
 
 def _in_order(cohorts: tuple[Cohort, ...]) -> list[Cohort]:
-    """In the order in which they match."""
+    """Return the cohorts in the order in which they match."""
     return sorted(cohorts, key=lambda cohort: not cohort.names)
 
 

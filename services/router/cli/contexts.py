@@ -62,7 +62,7 @@ class Contexts:
 
 
 def path() -> Path:
-    """Of the file of contexts."""
+    """Path of the file of contexts."""
     folder = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(folder).expanduser() / "baton" / "contexts.toml"
 

@@ -18,7 +18,7 @@ class Exit(IntEnum):
     SECOND_PERSON = 6
     """A second admin must approve the call."""
     STILL_RUNNING = 7
-    """It was started and goes on: --timeout has ended the wait."""
+    """The work goes on: --timeout has ended the wait."""
 
 
 class CommandFailed(Exception):

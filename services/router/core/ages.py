@@ -54,7 +54,7 @@ class Validation:
     different: int = 0
     """Records whose two rows differ."""
     unknown: int = 0
-    """Those of them without a write time."""
+    """Differing records without a write time."""
     b_behind: Behind = field(default_factory=Behind)
     a_behind: Behind = field(default_factory=Behind)
 

@@ -64,7 +64,7 @@ class ShownRecord:
     status: str = ""
     """Code and reason of an error; empty for a reply."""
     matches: bool = True
-    """For a row of a list: whether the store finds that it matches the filter."""
+    """Whether the store finds that the row of a list matches the filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ def _differing(one: Message, other: Message, head: str, rules: Rules) -> Iterato
 
 
 def _differing_list(field: Any, one: Message, other: Message, path: str, rules: Rules) -> Iterator[tuple[str, bool]]:
-    """Of a list or a map."""
+    """Compare two lists or maps."""
     left, right = getattr(one, field.name), getattr(other, field.name)
     if field.message_type is None or _is_map(field):
         if not _same(field, left, right):

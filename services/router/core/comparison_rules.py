@@ -17,12 +17,12 @@ from libs.contract.descriptors import Method
 from libs.contract.unfit import UnfitContract
 
 _NANOSECONDS = 1_000_000
-"""In a millisecond."""
+"""Nanoseconds in a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """By path, below the compared message."""
+    """Rules by path, below the compared message."""
 
     unordered: frozenset[str] = frozenset()
     milliseconds: Mapping[str, int] = field(default_factory=dict)

@@ -66,7 +66,7 @@ class RowView(NamedTuple):
 
 
 Pair = tuple[RowView | None, RowView | None]
-"""At A and at B."""
+"""The row at A and the row at B."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +182,10 @@ class Findings:
     deep: bool = False
     """The digests were computed from the rows."""
     digests: dict[str, str] = field(default_factory=dict)
-    """Of a deep comparison: XOR of the digests of each store's rows, by store, as 32 hexadecimal digits."""
+    """XOR of the digests of each store's rows, by store, as 32 hexadecimal digits. For a deep comparison."""
     changing: int = 0
-    """Of a deep comparison: buckets that changed at each look, so that their digests differ although no record does."""
+    """Number of buckets that changed at each look, so that their digests differ although no record does. For a deep
+    comparison."""
 
     @property
     def different(self) -> int:

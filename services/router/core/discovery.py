@@ -17,7 +17,7 @@ LISTENERS = "type.googleapis.com/envoy.config.listener.v3.Listener"
 ROUTES = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 
 TYPES = (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)
-"""In the order in which changes are sent: a route never names a cluster that its client does not have."""
+"""Types in the order in which changes are sent: a route never names a cluster that its client does not have."""
 
 _WHOLE_TYPES = frozenset({CLUSTERS, LISTENERS})
 """Types of which a client may subscribe to all resources, by naming none."""
@@ -63,7 +63,7 @@ class _Subscription:
     everything: bool = True
     """The client has never named a resource of the type: it wants all of them, if the type allows that."""
     nonce: str = ""
-    """Of the last response."""
+    """Nonce of the last response."""
     sent: Mapping[str, bytes] | None = None
     """Resources of the last response; None before it."""
     refused: str = ""

@@ -14,7 +14,7 @@ STORE_NAMES = {"A": "simple_mcp", "B": "service_layer"}
 NO_COST = "no record to move back"
 """The cost of a rollback to a phase in which B keeps its records."""
 _GLOBAL = ".use_service_layer"
-"""In the name of the flag that steers every call."""
+"""Suffix of the flag that steers every call."""
 
 
 def of_advance(before: str, to: str, effect: str, overridden: Iterable[tuple[str, str]]) -> list[str]:

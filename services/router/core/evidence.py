@@ -31,7 +31,7 @@ class Evidence:
     audit_records: int | None = None
     """Number of records that it checked."""
     audit_summary: str = ""
-    """Its findings, in words."""
+    """Findings of the last audit, in words."""
     audit_findings: str = ""
     """Findings not yet accepted, or not acceptable; empty if none."""
     backfill_finished_seconds_ago: float | None = None
@@ -42,7 +42,7 @@ class Evidence:
     parked: int | None = None
     """Events that could not be applied, at both stores."""
     unauthenticated: int | None = None
-    """Those among them without a right authentication code."""
+    """Parked events without a right authentication code."""
     risks: tuple[Risk, ...] | None = None
     """Number of events, by store, that it has not read and that the log may soon drop."""
     canary_permille: int = 0
@@ -69,7 +69,7 @@ class Evidence:
     rehearsal_seconds_ago: float | None = None
     """Seconds since the last rehearsal ended, below 0 if dated in the future; None: there was none."""
     rehearsal_failure: str = ""
-    """Its failure; empty if there was none."""
+    """Failure of the last rehearsal; empty if there was none."""
     clients_watched_seconds: float | None = None
     """Time for which direct calls to A have been observed."""
     client_idle_seconds: float | None = None

@@ -74,7 +74,7 @@ FROM: Mapping[str, frozenset[JobState]] = {
     "finish": frozenset({JobState.RUNNING, JobState.PAUSED}),
     "fail": frozenset({JobState.RUNNING, JobState.PAUSED}),
 }
-"""By action: the states in which it is allowed; the table above."""
+"""States in which an action is allowed, by action: the table above."""
 
 
 @dataclass(frozen=True, slots=True)

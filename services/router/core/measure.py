@@ -43,7 +43,7 @@ class Counts(NamedTuple):
     faults: int = 0
     """Server faults among them."""
     denials: int = 0
-    """Not in `calls`: NOT_OWNER answers and answers for another store. They show that a store is reachable."""
+    """NOT_OWNER answers and answers for another store. They show that a store is reachable, and are not in `calls`."""
 
     @property
     def rate(self) -> float:
@@ -75,7 +75,7 @@ class ShadowCounts(NamedTuple):
     missing: int = 0
     error: int = 0
     dropped: int = 0
-    """Not compared, because the queue was full."""
+    """Reads that were not compared, because the queue was full."""
     allowed: int = 0
     """Different as the contract allows, and equal otherwise."""
 
@@ -87,7 +87,8 @@ class Parity(NamedTuple):
     """One operation at both stores, over the minutes in which both served it."""
 
     operation: str
-    """With " (direct)" for calls that did not come through a router: their latencies lack a hop."""
+    """Name of the operation, with " (direct)" for calls that did not come through a router: their latencies lack a hop.
+    """
     is_read: bool
     a: Histogram
     b: Histogram

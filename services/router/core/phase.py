@@ -63,7 +63,7 @@ class PhaseRule:
     answers: str
     crash: str
     back: str
-    """For the table in the documents: the store that answers, the loss in a crash of one process, the rollback cost."""
+    """Texts for the documents: the store that answers, the loss in a crash of one process, the rollback cost."""
 
 
 PHASES: dict[Phase, PhaseRule] = {

@@ -24,7 +24,7 @@ class Flags:
 
     use_service_layer: bool | None = None
     operations: Mapping[str, bool] = field(default_factory=dict)
-    """By operation: create, get, list, update, delete. An absent one leaves the decision to the next rule."""
+    """Flags by operation: create, get, list, update, delete. An absent one leaves the decision to the next rule."""
 
 
 NO_FLAGS = Flags()
@@ -127,7 +127,7 @@ class Kind(NamedTuple):
     """Buckets whose calls have the same target, apart from records of cohorts, and which have the same home."""
 
     buckets: Sequence[int]
-    """In order; not empty."""
+    """Bucket numbers in order; not empty."""
     in_rehearsal: bool = False
     is_mixed: bool = False
     """A cohort wants records of these buckets elsewhere."""

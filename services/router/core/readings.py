@@ -117,4 +117,4 @@ READERS: Mapping[str, Callable[[Evidence, Limits], Readings]] = {
     "baton.ledger.checked": _checked,
     "baton.ledger.lost": _lost,
 }
-"""By the metric's name in the table of metrics (`libs.telemetry.table`)."""
+"""Readers by the metric's name in the table of metrics (`libs.telemetry.table`)."""

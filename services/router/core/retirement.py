@@ -36,7 +36,7 @@ class Standing:
     backup: str
     """The recorded backup, in words; empty: there is none."""
     backup_counts: bool
-    """It is recent enough for DEPRECATED, or let it be entered."""
+    """Whether the backup is recent enough for DEPRECATED, or let it be entered."""
     a_answers: bool
     direct_routes: bool
     """This router gives clients routes to A."""

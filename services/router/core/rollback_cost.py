@@ -14,7 +14,7 @@ class AtB:
 
     reachable: bool
     owned_records: int | None
-    """By its last answer; None: it never answered."""
+    """Number in the store's last answer; None if it never answered."""
     records_per_second: float
     """Rate of the last handover; 0: not measured."""
 
@@ -26,7 +26,7 @@ class RollbackCost(NamedTuple):
     seconds: float | None
     """Time for that; None: unknown."""
     note: str
-    """In words."""
+    """The cost in words."""
 
 
 def rollback_cost(setting: Setting, b: AtB) -> RollbackCost:

@@ -29,7 +29,7 @@ from services.router.core.phase import Phase, Setting
 from services.router.core.plan import Flags, home, kinds, target
 
 Settled = Sequence[Store | None]
-"""By bucket: the store that owns the bucket and all its records; None while it moves, or if that is unknown."""
+"""Store that owns the bucket and all its records, by bucket; None while it moves, or if that is unknown."""
 
 UNKNOWN: Settled = (None,) * BUCKETS
 
@@ -130,7 +130,7 @@ def sample_permille(setting: Setting, least_permille: int, *, is_read: bool) -> 
 
 
 def _free(facts: Facts) -> list[Store | None]:
-    """By bucket: the store that any call could reach directly; None if a router is needed."""
+    """Return the store that any call could reach directly, by bucket; None if a router is needed."""
     setting, serving = facts.setting, [store for store in Store if store in facts.serving]
     found: list[Store | None] = [None] * BUCKETS
     for kind in kinds(setting):

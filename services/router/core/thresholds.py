@@ -111,18 +111,18 @@ class Limits:
     """The value of every threshold: the one that was typed, or the threshold's default."""
 
     typed_values: Mapping[str, float] = field(default_factory=dict)
-    """By name. A name that this program does not know, of a newer one, has no effect."""
+    """Typed values by name. An unknown name, of a newer release, has no effect."""
 
     def __getitem__(self, threshold: Threshold[N]) -> N:
-        """In seconds or as a share of 1."""
+        """Return the value in seconds or as a share of 1."""
         return threshold.value(self.typed(threshold))
 
     def typed(self, threshold: Threshold[N]) -> float:
-        """In the threshold's unit."""
+        """Return the value in the threshold's unit."""
         return self.typed_values.get(threshold.name, float(threshold.default))
 
     def overlaid(self, overlay: Overlay) -> Limits:
-        """These limits, except those in the overlay."""
+        """Return these limits, replaced by the overlay where it has a value."""
         return Limits({**self.typed_values, **dict(overlay)})
 
     def shown(self, thresholds: Iterable[Threshold[float]]) -> dict[str, str]:

@@ -49,7 +49,7 @@ class Connections:
     control_store: AnyControlStore
     event_log: EventLog
     codes: Codes | None
-    """Those with which `event_log` signs; None if it does not."""
+    """Codes with which `event_log` signs; None if it does not."""
     stores: Stores
     cache: SettingCache
     switches: Switches

@@ -82,7 +82,7 @@ class SharedFlows:
     direct_meter: Meter = field(default_factory=Meter)
     """Measurements of the direct calls that the stores report."""
     direct: DirectRoutes = field(init=False)
-    """Its loop runs if the router has an xDS listener."""
+    """Direct routes. Their loop runs if the router has an xDS listener."""
     migration: Migration = field(init=False)
     measurement: Measurement = field(init=False)
     jobs: Jobs = field(init=False)

@@ -81,7 +81,7 @@ class JobGauges:
     view: Callable[[], Iterable[Job]]
     """All jobs, newest first."""
     _advanced: dict[str, tuple[tuple[str, int, str], float]] = field(default_factory=dict)
-    """By lane: the last job, its progress, and the time at which this router first saw it."""
+    """The last job, its progress, and the time at which this router first saw it, by lane."""
 
     def progress(self) -> Iterable[Reading]:
         return [Reading(min(job.done / job.total, 1.0), {"lane": job.lane}) for job in self._newest() if job.total]

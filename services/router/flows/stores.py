@@ -197,7 +197,7 @@ class StoreView:
 
     store: Store
     status: pb.GetStatusResponse | None = None
-    """Its last good answer."""
+    """The store's last good answer."""
     seen_at: float | None = None
     """Time of that answer, monotonic."""
     trouble: str = "not asked yet"

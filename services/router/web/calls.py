@@ -48,7 +48,7 @@ class Peer:
     """The browser's connection."""
 
     address: str
-    """In gRPC's notation."""
+    """Address in gRPC's notation."""
     names: Mapping[str, Sequence[bytes]]
     """Names in its certificate, by gRPC's keys."""
 

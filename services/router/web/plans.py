@@ -36,7 +36,7 @@ class Plan:
     title: str
     effects: Sequence[str]
     method: str
-    """Of the control API."""
+    """Method of the control API."""
     request: Any
     button: str = "Do it"
     confirm: str = ""

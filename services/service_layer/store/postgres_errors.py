@@ -64,7 +64,8 @@ SQLSTATES: dict[str, type[BatonError] | None] = {
     ),
     **dict.fromkeys(("2F", "38", "39", "3B", "42", "44", "P0")),
 }
-"""By code, else by class. None: a defect of this program. A class that is not listed is a failure of the database."""
+"""Errors by code, else by class. None: a defect of this program. A class that is not listed is a failure of the
+database."""
 
 _BREAKS = frozenset({"08", "25", "26", "34", "57", "58", "XX"})
 """Classes of SQLSTATE after which a connection is discarded."""

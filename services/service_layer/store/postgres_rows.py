@@ -94,7 +94,7 @@ def found_for_write(key: str, lines: Sequence[Mapping[str, Any]]) -> Found:
 
 
 def record_values(row: Row, bucket: int, columns: Columns) -> tuple[Any, ...]:
-    """In the order of RECORD_COLUMNS."""
+    """Return the values in the order of RECORD_COLUMNS."""
     return (
         row.key,
         bucket,

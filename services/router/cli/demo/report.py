@@ -46,13 +46,13 @@ class Facts:
     rollbacks: Sequence[Rollback] = ()
     """Automatic rollbacks."""
     overrides: Sequence[str] = ()
-    """Their reasons in the journal."""
+    """Reasons of overrides in the journal."""
     blocked: str = ""
     handoffs: int = 0
     strangers: int | None = None
     """Calls of strangers, each of which was refused; None in a demo that is not secure."""
     certificate: dict[str, Any] | None = None
-    """With its seal."""
+    """The certificate with its seal."""
     failure: str = ""
     evidence: str = ""
     """The directory of histories, exports and logs; "" if it was removed."""

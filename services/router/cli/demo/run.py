@@ -78,7 +78,7 @@ class DemoPlan:
     keep: bool
     json: bool = False
     secure: bool = False
-    """With TLS, tokens and signed events, and with strangers."""
+    """Use TLS, tokens and signed events, and add strangers."""
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ class _Run:
     handoffs: int = 0
     result: Result | None = None
     certificate: View | None = None
-    """With its seal."""
+    """The certificate with its seal."""
     failure: str = ""
 
     def report(self) -> DemoReport:

@@ -85,7 +85,7 @@ class Story:
     screen: Screen
     seconds: float
     strangers: Strangers | None = None
-    """In a secure demo."""
+    """Strangers of a secure demo."""
     kills: list[Kill] = field(default_factory=list)
     rollbacks: list[Rollback] = field(default_factory=list)
     blocked: str = ""

@@ -112,7 +112,7 @@ class Strangers:
             self.answered[attempt.words] += 1
 
     async def _attempts(self, stack: AsyncExitStack) -> list[Attempt]:
-        """In an order in which each kind of caller comes to each listener."""
+        """Return the attempts, so ordered that each kind of caller comes to each listener."""
         guest = self.secured.client("guest", ("another-account",))
         nobody, plain = Access(guest.tls), Access()
         # A client whose issuer calls it an admin, with the certificate of an operator.

@@ -12,9 +12,9 @@ from services.router.core.thresholds import Limits
 WEBHOOK = "webhook"
 """The gate's name. It is before a phase only if the router has a webhook that decides about that phase."""
 MOST_BYTES = 16 * 1024
-"""Of an answer."""
+"""Maximum size of an answer."""
 MOST_CHARACTERS = 500
-"""Of the message in it; a longer one is cut."""
+"""Maximum length of an answer's message; a longer one is cut."""
 
 NOT_ASKED = Decided(None, "the webhook was not asked yet")
 _OK = 200

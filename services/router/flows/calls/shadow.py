@@ -46,7 +46,7 @@ from services.router.flows.steering_view import Steering
 from services.router.flows.stores import Answer, Refused, Stores, StoreView
 
 ALWAYS = 1000
-"""In thousandths."""
+"""All reads, in thousandths."""
 
 MAX_REQUEST_BYTES = 64 * 1024
 """Larger requests are not repeated: the queue may hold many."""
@@ -71,7 +71,7 @@ class ShadowLimits:
     settle_seconds: float = 2.0
     """Minimum time between two comparisons: more than the possible error of the lag."""
     patience_seconds: float = 300.0
-    """If the lag is unknown or lasts longer than this, older rows are not a finding."""
+    """Time to wait for a lag to end. If the lag is unknown or lasts longer, older rows are not a finding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Suspect:
     job: Job
     looked_at: float
     due: Mapping[str, Version]
-    """By name: the version that both stores should have once changes made until `looked_at` have reached them."""
+    """Version that both stores should have once changes made until `looked_at` have reached them, by name."""
     missed: bool = False
     """A due version was already missing once when it should have been there."""
 

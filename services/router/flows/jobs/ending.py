@@ -71,7 +71,7 @@ class About:
     service: str
     ledger_permille: int
     direct_routes: bool
-    """It gives clients routes to A."""
+    """Whether the router gives clients routes to A."""
     ring: Callable[[], KeyRing | None]
     """The keys that sign events; None without any."""
 

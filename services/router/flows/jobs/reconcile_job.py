@@ -87,9 +87,9 @@ class State:
     believed: tuple[Difference, ...] = ()
     """Confirmed differences that are in the report and not yet repaired."""
     sums: Sums = NO_SUMS
-    """Of a deep comparison: XOR of the digests of A's and of B's rows, without those of the buckets in `unsummed`."""
+    """XOR of the digests of A's and of B's rows, without those of the buckets in `unsummed`. For a deep comparison."""
     unsummed: tuple[int, ...] = ()
-    """Of a deep comparison: buckets whose digests differed at the last look."""
+    """Buckets whose digests differed at the last look. For a deep comparison."""
     looks: int = 0
     """Number of looks at them since all rows were compared."""
 

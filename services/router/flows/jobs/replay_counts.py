@@ -31,11 +31,11 @@ class Counts:
     """Positions (partition/offset) and names of the first withheld events."""
 
     unauthenticated: int = 0
-    """They have no right code, so they were not given."""
+    """Events without a right code, which were not given."""
     older: int = 0
-    """Those among them that were in the log before the store required codes."""
+    """Unauthenticated events that were in the log before the store required codes."""
     unauthenticated_places: list[str] = field(default_factory=list)
-    """Of the first ones."""
+    """Positions of the first unauthenticated events."""
 
     left_out: int = 0
     """Events whose record could not be copied from the other store."""

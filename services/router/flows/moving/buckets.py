@@ -31,7 +31,7 @@ class Bucket:
     """Records by owner."""
     rows: dict[Store, int] = field(default_factory=dict)
     term: int = 0
-    """Its latest term that a store reported."""
+    """The bucket's latest term that a store reported."""
     apart: Apart = field(default_factory=lambda: NONE_APART)
     """Records whose cohort wants them at the other store than the bucket's home."""
 

@@ -110,7 +110,7 @@ class Strays:
         self._transfer = transfer
         self._clock = clock
         self._since: dict[int, float] = {}
-        """By bucket: when it was first seen with records on their way, and at each look since."""
+        """Time at which a bucket was first seen with records on their way, and at each look since, by bucket."""
         self.due: Sequence[int] = ()
         """Buckets with records on their way for STRAY_SECONDS."""
 

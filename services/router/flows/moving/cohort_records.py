@@ -50,7 +50,7 @@ class CohortRecords:
     async def apart(
         self, setting: Setting, flags: Flags, owned: Mapping[int, Mapping[Store, int]]
     ) -> Mapping[int, Apart]:
-        """By bucket: its records that belong elsewhere. `owned`: counts of records by bucket and owner."""
+        """Return the records that belong elsewhere, by bucket. `owned`: counts of records by bucket and owner."""
         wanted, now = aim(setting, flags), self._clock.monotonic()
         firsts = [kind.first for kind in kinds(setting)] if wanted.cohorts else ()
         cohorts = [one for one in wanted.cohorts if any(parts_from(setting, one, first) for first in firsts)]

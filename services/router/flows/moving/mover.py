@@ -126,16 +126,16 @@ class Mover:
         """Buckets of which A owns neither a record nor the bucket owner; None while not known."""
         self.buckets_to_b = 0
         self.at_home: Sequence[Store | None] = (None,) * BUCKETS
-        """By bucket: its home, if the bucket and all its records are there; None if not, or not known."""
+        """Home of each bucket, if the bucket and all its records are there; None if not, or unknown."""
         self.on_their_way = 0
         """Records that no store owned at the last look, approximately. Most arrive within milliseconds."""
         self.states: Sequence[BucketState] = ()
-        """By bucket; empty while not known. Of an unreachable store, the last ones."""
+        """State of each bucket; empty while unknown. For an unreachable store, the last one."""
         self._looked_at: float | None = None
         self._settled_for: Aim | None = None
         self._leased_until = 0.0
         self._moves = Move()
-        """Of the pass that runs, or ran last."""
+        """Moves of the pass that runs, or ran last."""
         self.measured_rate = 0.0
         """Records per second of the last pass that moved something."""
 

@@ -45,9 +45,9 @@ class Credentials(NamedTuple):
     """The credentials that a process requires of its clients."""
 
     public_auth: str = ""
-    """Its setting; "" if it is not set."""
+    """The process's setting public_auth; "" if it is not set."""
     optional: bool = False
-    """Its setting public_auth_optional."""
+    """The process's setting public_auth_optional."""
 
 
 NO_CREDENTIALS = Credentials()
@@ -63,10 +63,10 @@ class Doctor:
     log_partitions: int | None
     """Partitions of the open log; None without a log."""
     tokens: dict[str, bool]
-    """By listener or store ("stores"): whether a token is used."""
+    """Whether a token is used, by listener or store ("stores")."""
     clock: Clock
     credentials: Credentials = NO_CREDENTIALS
-    """Those that this router requires."""
+    """Credentials that this router requires."""
     control_auth: str = ""
     """The authentication of operators in force; "" without one."""
     gap: Callable[[], str] = str

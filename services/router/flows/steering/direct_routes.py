@@ -32,7 +32,7 @@ class LastingSteering(Steering, Protocol):
 class SettledBuckets(Protocol):
     @property
     def at_home(self) -> Settled:
-        """By bucket: its home, if the bucket and all its records are there."""
+        """Home of each bucket, if the bucket and all its records are there."""
         ...
 
 

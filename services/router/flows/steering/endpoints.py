@@ -44,11 +44,11 @@ class Endpoints:
         self._tls = tls
         self._changed = changed
         self._known: dict[str, dict[str, bool]] = {name: {} for name in self._groups}
-        """By group and address: whether the process serves."""
+        """Whether the process serves, by group and address."""
         self.serving: Mapping[str, tuple[str, ...]] = dict.fromkeys(groups, ())
-        """By group, the addresses that serve, in order: always IP addresses."""
+        """Serving addresses in order, by group: always IP addresses."""
         self.troubles: dict[str, str] = {}
-        """By address, why it does not serve."""
+        """Reason why an address does not serve, by address."""
         self.loops = [Loop(f"endpoints {name}", partial(self._run, name)) for name in self._groups]
 
     def known(self, group: str) -> tuple[str, ...]:
@@ -129,7 +129,7 @@ class Endpoints:
 
 
 async def _resolved(addresses: str) -> dict[str, str]:
-    """By IP address and port, the host that it was found by. Raises OSError."""
+    """Return the host by which each IP address and port was found. Raises OSError."""
     loop, found = asyncio.get_running_loop(), dict[str, str]()
     for address in filter(None, addresses.split(",")):
         host, _, port = address.rpartition(":")

@@ -30,7 +30,7 @@ _ROUTINE_PREFIXES = ("rehearsal ", "job ", "probe ")
 class Kept:
     total: int = 0
     newest: tuple[Fields, ...] = ()
-    """At most KEPT, the newest last."""
+    """The newest entries, at most KEPT, the newest last."""
 
     def plus(self, entry: Fields) -> Kept:
         return Kept(self.total + 1, (*self.newest, entry)[-KEPT:])

@@ -84,7 +84,7 @@ class Side(NamedTuple):
     p99_seconds: float | None
     """None if no call was answered."""
     direct_calls_per_second: float = 0.0
-    """Those among the calls that clients sent to the store directly."""
+    """Rate of the calls that clients sent to the store directly; they are included in the calls."""
     p50_seconds: float | None = None
     operations: tuple[tuple[str, float], ...] = ()
     """Calls per second by operation, highest first."""

@@ -249,12 +249,12 @@ class Migration:
         return await self._commit("identity", decision, before, after)
 
     async def begin_rehearsal(self, decision: Decision, buckets: Sequence[int]) -> Setting:
-        """These buckets go to the other store. Raises as `rollback` does."""
+        """Move these buckets to the other store. Raises as `rollback` does."""
         before = await self._begin(decision)
         return await self._commit("rehearsal begun", decision, before, phases.begin_rehearsal(before, tuple(buckets)))
 
     async def end_rehearsal(self, decision: Decision) -> Setting:
-        """They go home again. Raises as `rollback` does."""
+        """Move the buckets of the rehearsal back. Raises as `rollback` does."""
         before = await self._begin(decision)
         return await self._commit("rehearsal ended", decision, before, phases.end_rehearsal(before))
 

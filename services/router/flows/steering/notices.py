@@ -71,7 +71,7 @@ class State:
     """The newest changes, newest first."""
     jobs: Sequence[Job]
     gates: Sequence[GateResult]
-    """Of the next step."""
+    """Gates of the next step."""
     conflicts: Mapping[str, int]
     """Unresolved conflicts by store, where they are known."""
     seconds: float
@@ -81,14 +81,14 @@ class State:
 @dataclass(frozen=True, slots=True)
 class Sent:
     generation: int
-    """Of the newest change that was reported."""
+    """Generation of the newest change that was reported."""
     jobs: frozenset[str] = frozenset()
     """Jobs that have ended, each with its end."""
     failing: frozenset[str] = frozenset()
     """Gates of the next step that fail."""
     conflicts: Mapping[str, int] = field(default_factory=dict)
     number: int = 0
-    """Of the last notice about a gate or about conflicts. Their ids have it."""
+    """Number of the last notice about a gate or about conflicts; their ids contain it."""
 
     @classmethod
     def of(cls, state: State) -> Sent:

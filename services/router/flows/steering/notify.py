@@ -56,7 +56,7 @@ class Watched:
 
     jobs: Callable[[], Sequence[Job]]
     gates: Callable[[Setting], Sequence[GateResult]]
-    """Of the next step."""
+    """Gates of the next step."""
     conflicts: Callable[[], dict[str, int]]
     """Unresolved conflicts by store, where they are known."""
     known: Callable[[], bool] = lambda: True

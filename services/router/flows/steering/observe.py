@@ -146,7 +146,7 @@ class Backlog:
     """The times since which each partition of the log has been ahead of one store's feed."""
 
     seen: dict[int, deque[tuple[float, int]]] = field(default_factory=dict)
-    """By partition: the log's ends, each with the time of its first sighting."""
+    """Ends of the log, each with the time of its first sighting, by partition."""
 
     def note(self, now: float, ends: dict[int, tuple[int, int]]) -> None:
         for partition, (_, end) in ends.items():
@@ -328,7 +328,7 @@ class LockWaits:
 
     def __init__(self) -> None:
         self._reports: dict[str, tuple[float, Histogram]] = {}
-        """By process: the time of its last report, and the report."""
+        """Time of the last report, and the report, by process."""
 
     def note(self, locks: pb.Locks, now: float) -> None:
         self._reports[locks.process] = now, Counter(dict(locks.waits))

@@ -44,9 +44,9 @@ class Identity(NamedTuple):
     """How a process authenticates its clients, and under which principal it serves their requests."""
 
     public_auth: str
-    """Its setting; "" if it is not set."""
+    """The process's setting public_auth; "" if it is not set."""
     optional: bool
-    """Its setting public_auth_optional."""
+    """The process's setting public_auth_optional."""
     serves_subjects: bool
 
 
@@ -111,7 +111,7 @@ class Measured:
     periods: tuple[tuple[Counts, Counts], ...] = ()
     """A's and B's counts per period of `core.measure.PERIOD_SECONDS`, newest first. Without denials."""
     noise: ShadowCounts = NO_NOISE
-    """Of reads that compare a store with itself."""
+    """Counts of reads that compare a store with itself."""
 
     def to_json(self) -> str:
         return json.dumps(

@@ -20,7 +20,7 @@ from libs.secret_file import SecretFile
 from services.router.flows.steering.notices import CONTENT_TYPE, Notice
 
 POST_SECONDS = 5.0
-"""From the connection to the end of the answer."""
+"""Time from the connection to the end of the answer."""
 LEAST_SECRET_BYTES = 24
 
 

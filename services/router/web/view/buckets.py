@@ -51,7 +51,7 @@ class Canary:
     """Percent of the buckets that are at B."""
     wanted_width: float
     actual_width: float
-    """As lengths of 100."""
+    """Both widths: lengths of 100."""
     cohorts: Sequence[tuple[str, str, str]]
     """Name, rule and percentage of each cohort."""
     walk: str

@@ -26,7 +26,7 @@ class DifferenceView:
     sides: Sequence[str]
     waited: str
     id: str = ""
-    """Of the example with request and answers; "" if there is none."""
+    """Id of the example with request and answers; "" if there is none."""
     router: str = ""
 
 
@@ -126,7 +126,7 @@ def _side(side: pb.ShadowDifference.Side) -> str:
 
 
 def repair(job: pb.Job) -> Repair:
-    """Of a job "reconcile" with its report."""
+    """Return the repair of a job "reconcile" with its report."""
     state = enum_word(pb.Job.State.Name(job.state), "STATE_").lower()
     report: Mapping[str, Any] = json.loads(job.report) if job.report else {}
     found: Mapping[str, int] = report.get("found", {})

@@ -53,7 +53,7 @@ class Switch:
 
 
 def gates(found: Sequence[pb.Gate]) -> list[GateView]:
-    """Those that do not pass come first."""
+    """Return the gates; those that do not pass come first."""
     views = [_gate(one) for one in found]
     return sorted(views, key=lambda one: ("bad", "warn", "good").index(one.tone))
 

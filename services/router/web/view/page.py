@@ -14,9 +14,9 @@ from services.router.web.view import buckets, differences, gates, journal, phase
 from services.router.web.view.words import duration, store
 
 SECTIONS = ("head", "stores", "buckets", "canary", "gates", "rollback", "differences", "jobs", "events", "journal")
-"""In the order of the page. Each has a template of its name."""
+"""Sections in the order of the page. Each has a template of its name."""
 OF_STATUS = SECTIONS[:6]
-"""Those that the status alone fills."""
+"""Sections that the status alone fills."""
 
 OLD_REPORT_SECONDS = 5.0
 MOST_OF_A_STORE = 50
@@ -29,7 +29,7 @@ class Router:
     generation: int
     age: str
     behind: bool
-    """It uses another setting, or has not reported for long."""
+    """Whether the router uses another setting, or has not reported for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Answers:
     """The latest answers of the control API besides the status. An absent one has a trouble instead."""
 
     found: dict[str, Any] = field(default_factory=dict)
-    """By method."""
+    """Answers by method."""
     troubles: dict[str, str] = field(default_factory=dict)
     """Why there is no answer, by method."""
     comparison: pb.Job | None = None

@@ -28,7 +28,7 @@ class Cell:
 class Row:
     label: str
     cells: Sequence[Cell]
-    """Of A and of B."""
+    """Cells of A and of B."""
     hint: str = ""
     is_part: bool = False
     """The row is a part of the one above."""
@@ -39,7 +39,7 @@ class Spark:
     """A line of calls per second over the last quarter of an hour, and bars of faults."""
 
     points: str
-    """Of an SVG polyline."""
+    """Points of an SVG polyline."""
     faults: Sequence[tuple[int, float, float]]
     """Rectangles: x, y, height."""
     label: str
