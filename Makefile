@@ -24,7 +24,7 @@ PIN := $(BIN)/uv pip compile -q pyproject.toml --generate-hashes --no-emit-index
 	--python-version 3.11 --custom-compile-command "make pins"
 
 .PHONY: help env stack protos image check-protos openapi check-openapi alerts dashboards kubernetes-schemas docs \
-	check-docs protos-baseline client-versions upgrade versions lint check test bytecode collected fuzz mutants mcp-conformance storms demo bench up down pins clean
+	check-docs protos-baseline client-versions upgrade versions lint check test bytecode collected fuzz mutants mcp-conformance storms demo bench sbom up down pins clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
@@ -166,6 +166,14 @@ demo: env ## show a migration there and back under load, about a minute
 
 bench: env stack ## measure, each figure beside its baseline (BENCH_ARGS="--quick")
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+SBOM := build/sbom
+
+sbom: env ## write the packages of the programs with versions and licences to build/sbom.cdx.json (CycloneDX)
+	$(BIN)/uv venv -q --clear --python $(BIN)/python $(SBOM)
+	$(BIN)/uv pip install -q --python $(SBOM) --require-hashes -r requirements/base.txt
+	$(BIN)/uv run -q --no-project --python $(BIN)/python --with cyclonedx-bom==7.2.1 cyclonedx-py environment \
+	--pyproject pyproject.toml --mc-type application --output-reproducible -o $(SBOM).cdx.json $(SBOM)
 
 up: env ## run the system in containers (Docker Compose 2.20 or later), clients at localhost:7600 over TLS
 	@docker compose version >/dev/null 2>&1 || { echo "docker compose is missing: see https://docs.docker.com/compose/install/" >&2; exit 1; }
