@@ -1472,6 +1472,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "each_change_of_phase_and_hold_is_told_once_and_in_order",
             "each_end_of_a_job_is_told_once",
             "a_gate_is_told_when_it_begins_to_fail",
+            "a_gate_that_fails_when_its_phase_begins_is_no_news",
             "conflicts_are_told_when_there_are_more",
             "a_notice_is_a_cloud_event",
         )
@@ -1483,6 +1484,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "a_router_reports_a_rollback",
             "a_notice_about_a_gate_is_the_same_in_each_attempt_and_is_given_up_too",
             "a_router_that_has_just_started_does_not_report_old_jobs_again",
+            "every_router_shows_that_notices_are_not_delivered_until_they_are",
             "a_router_that_stood_still_does_not_put_back_the_record_of_the_next_one",
         ),
     ),

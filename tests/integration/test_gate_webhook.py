@@ -31,7 +31,7 @@ from services.router.flows.steering.webhook import Reply, Webhook, parse_secret
 from services.router.web.view import gates
 from tests.commands import answer, baton
 from tests.system.control import running_controlled_system, running_loops
-from tests.system.receiver import HANG, Receiver, running_receiver
+from tests.system.receiver import HANG, HANGING_SECONDS, USUAL_SECONDS, Receiver, running_receiver
 from tests.waiting import eventually
 
 SECRET = b"0123456789abcdef01234567"
@@ -67,7 +67,7 @@ class Site:
 
 @pytest.fixture
 async def receiver(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Receiver]:
-    monkeypatch.setattr(webhook, "POST_SECONDS", 0.3)
+    monkeypatch.setattr(webhook, "POST_SECONDS", USUAL_SECONDS)
     async with running_receiver() as made:
         yield made
 
@@ -92,7 +92,9 @@ async def site(receiver: Receiver, secret: Path) -> Site:
     return Site(receiver, cache, asked, migration)
 
 
-async def test_an_endpoint_that_does_not_decide_makes_the_gate_inconclusive(site: Site) -> None:
+async def test_an_endpoint_that_does_not_decide_makes_the_gate_inconclusive(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     receiver = site.receiver
     assert (site.gate().verdict, site.gate().evidence) == (Verdict.INCONCLUSIVE, "the webhook was not asked yet")
     for status, body, said in (
@@ -109,6 +111,7 @@ async def test_an_endpoint_that_does_not_decide_makes_the_gate_inconclusive(site
         (200, decided("INCONCLUSIVE", "wait for the release"), "does not decide on the step: wait for the release"),
     ):
         receiver.status, receiver.body = status, body
+        monkeypatch.setattr(webhook, "POST_SECONDS", HANGING_SECONDS if status == HANG else USUAL_SECONDS)
         verdict, evidence = await site.ask()
         assert (verdict, said in evidence) == (Verdict.INCONCLUSIVE, True), evidence
     assert set(receiver.paths) == {"/hook"}, "a redirect is not followed"
@@ -145,7 +148,7 @@ async def test_a_step_asks_anew_and_an_override_passes_as_with_any_gate(site: Si
     setting, results = await migration.advance(ANN, Phase.SHADOW)
     assert (setting.phase, results[-1].name, results[-1].verdict) == (Phase.SHADOW, "webhook", Verdict.PASS)
     assert site.gate().evidence == "the webhook was not asked yet", "the answer was about another step"
-    receiver.status = HANG
+    receiver.status = 503
     with pytest.raises(Blocked, match="webhook INCONCLUSIVE"):
         await migration.advance(ANN, Phase.DUAL_WRITE)
     after, _ = await migration.advance(Decision("ann", "it is away", override=True), Phase.DUAL_WRITE)
@@ -191,7 +194,7 @@ async def test_operators_see_the_endpoints_message_and_the_page_of_the_gate(rece
                 status = await controlled.control.GetStatus(pb.GetStatusRequest())
                 return next((one for one in status.gates if "INC-7" in one.evidence), None)
 
-            gate = await eventually(shown)
+            gate = await eventually(shown, 30.0)
             assert gate is not None
             plan = await baton(controlled, "phase", "plan")
             assert plan.exit_code == Exit.BLOCKED
@@ -205,5 +208,6 @@ async def test_operators_see_the_endpoints_message_and_the_page_of_the_gate(rece
             await controlled.system.migration.note(ANN, "note")
             await eventually(
                 lambda: flows.migration.outlook(flows.cache.current).results[-1].verdict is Verdict.PASS,
+                30.0,
                 what="a change of the setting asks again",
             )

@@ -7,6 +7,7 @@ import json
 import logging
 from base64 import b64encode
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from services.router.flows.steering.notices import Sent
 from services.router.flows.steering.notify import NotDelivered, Notifications, Watched
 from services.router.flows.steering.webhook import Reply, Webhook, parse_secret
 from tests.system.control import running_controlled_system, running_loops
-from tests.system.receiver import HANG, Receiver, running_receiver
+from tests.system.receiver import HANG, HANGING_SECONDS, USUAL_SECONDS, Receiver, running_receiver
 from tests.waiting import eventually
 
 SECRET = b"0123456789abcdef01234567"
@@ -62,7 +63,7 @@ class Site:
 
 @pytest.fixture
 def site(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    monkeypatch.setattr(webhook, "POST_SECONDS", 0.3)
+    monkeypatch.setattr(webhook, "POST_SECONDS", USUAL_SECONDS)
     file = tmp_path / "secret"
     file.touch(0o600)
     file.write_bytes(SECRET + b"\n")
@@ -70,7 +71,9 @@ def site(receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return Site(MemoryControlStore(), receiver, secret)
 
 
-async def test_a_receiver_that_fails_hangs_and_comes_back_gets_each_notice_in_order(site: Site) -> None:
+async def test_a_receiver_that_fails_hangs_and_comes_back_gets_each_notice_in_order(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     router, receiver = site.router("router-1"), site.receiver
     await site.change(hold=True)
     await router.look()
@@ -79,15 +82,16 @@ async def test_a_receiver_that_fails_hangs_and_comes_back_gets_each_notice_in_or
     await site.change(phase=Phase.DUAL_WRITE)
     for status in (500, 429, HANG, 302):
         receiver.status = status
+        monkeypatch.setattr(webhook, "POST_SECONDS", HANGING_SECONDS if status == HANG else USUAL_SECONDS)
         with pytest.raises(NotDelivered):
             await router.look()
-    assert receiver.ids == ["change-3"] * 4
+    assert set(receiver.ids) == {"change-3"}
     assert set(receiver.paths) == {"/hook"}, "a redirect is not followed"
     receiver.status = 200
     await site.router("router-1").look()
-    assert receiver.ids[4:] == ["change-3", "change-4"], "a router that starts goes on"
+    assert receiver.ids[-2:] == ["change-3", "change-4"], "a router that starts goes on"
     await router.look()
-    assert len(receiver.received) == 6
+    assert receiver.ids[-2:] == ["change-3", "change-4"]
 
 
 async def test_a_notice_is_signed(site: Site) -> None:
@@ -128,8 +132,7 @@ async def test_a_notice_that_the_receiver_refuses_is_given_up_and_the_next_one_f
         with pytest.raises(NotDelivered):
             await router.look()
     await router.look()
-    assert router.given_up == 1
-    assert "refused by the receiver" in router.alerts[0]
+    assert router.alerts == ["1 notices were refused by the receiver, and given up"]
     receiver.status = 200
     await site.change(phase=Phase.DUAL_WRITE)
     await router.look()
@@ -147,9 +150,33 @@ async def test_a_notice_about_a_gate_is_the_same_in_each_attempt_and_is_given_up
             await router.look()
         clock.advance(60.0)
     await router.look()
-    assert (router.given_up, len(receiver.ids), len(set(receiver.ids))) == (1, notify.REFUSALS, 1)
+    assert (len(router.alerts), len(receiver.ids), len(set(receiver.ids))) == (1, notify.REFUSALS, 1)
     clock.advance(notify.GIVEN_UP_SECONDS)
     assert router.alerts == [], "an alert for an hour"
+
+
+async def test_every_router_shows_that_notices_are_not_delivered_until_they_are(site: Site) -> None:
+    first, second, receiver = site.router("router-1"), site.router("router-2"), site.receiver
+    await first.look()
+    await site.change(phase=Phase.SHADOW)
+    receiver.status = 401
+    with pytest.raises(NotDelivered):
+        await first.look()
+    await second.look()
+    assert second.alerts == ["notices are not delivered: the receiver answers 401 to change-2"]
+    receiver.status = 422
+    for _ in range(notify.REFUSALS):
+        with suppress(NotDelivered):
+            await first.look()
+    await second.look()
+    assert second.alerts == ["1 notices were refused by the receiver, and given up"]
+    receiver.status = 200
+    await site.change(phase=Phase.DUAL_WRITE)
+    await first.look()
+    await site.router("router-1").look()
+    assert receiver.ids[-1] == "change-3"
+    await second.look()
+    assert second.alerts == ["1 notices were refused by the receiver, and given up"], "for an hour"
 
 
 async def test_a_router_that_stood_still_does_not_put_back_the_record_of_the_next_one(

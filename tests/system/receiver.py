@@ -11,6 +11,10 @@ from typing import Any
 
 HANG = 0
 """Instead of a status: no answer."""
+HANGING_SECONDS = 0.3
+"""`webhook.POST_SECONDS` for a receiver that hangs. The request may not even have arrived by then."""
+USUAL_SECONDS = 30.0
+"""The same for any other receiver: enough on a busy machine."""
 ENDLESS = 1_000_000
 """Length of a body that does not come to its end."""
 

@@ -126,6 +126,19 @@ def test_a_gate_is_told_when_it_begins_to_fail() -> None:
     assert seen == ["gate lag blocks the next step: seen"] * 2
 
 
+def test_a_gate_that_fails_when_its_phase_begins_is_no_news() -> None:
+    failing = (gate("canary-complete", Verdict.FAIL),)
+    advanced = state(SHADOW, change("advance", OFF, SHADOW), gates=failing)
+    notices, sent = told(Sent(1), advanced)
+    assert [one.type for one in notices] == ["baton.phase.changed"]
+    assert told(sent, advanced)[0] == []
+    canary = replace(SHADOW, generation=3)
+    for verdict in (Verdict.PASS, Verdict.FAIL):
+        later = state(canary, change("canary", SHADOW, canary), gates=(gate("canary-complete", verdict),))
+        notices, sent = told(sent, later)
+    assert [one.type for one in notices] == ["baton.gate.failed"]
+
+
 def test_conflicts_are_told_when_there_are_more() -> None:
     seen, sent = [], Sent(1)
     for conflicts in ({"B": 0}, {"B": 1}, {}, {"B": 1}, {"B": 3}, {"B": 2}, {"B": 3}):
@@ -151,15 +164,13 @@ def test_a_mark_that_another_release_wrote_begins_anew(text: str) -> None:
 
 
 def test_a_mark_is_read_back() -> None:
-    sent = Sent(7, frozenset({"a FAILED 1.000"}), frozenset({"lag"}), {"A": 2}, 5)
+    sent = Sent(7, frozenset({"a FAILED 1.000"}), frozenset({"lag"}), {"A": 2}, 5, "away", 2, 9.5)
     assert Sent.from_json(sent.to_json()) == sent
 
 
 def every_kind() -> Sequence[Notice]:
-    now = state(
-        SHADOW, change("advance", OFF, SHADOW), jobs=(JOB,), gates=(gate("lag", Verdict.FAIL),), conflicts={"B": 1}
-    )
-    return told(Sent(1), now)[0]
+    work = state(SHADOW, jobs=(JOB,), gates=(gate("lag", Verdict.FAIL),), conflicts={"B": 1})
+    return [*told(Sent(1), state(SHADOW, change("advance", OFF, SHADOW)))[0], *told(Sent(2), work)[0]]
 
 
 @pytest.mark.parametrize("notice", every_kind(), ids=lambda one: one.type)

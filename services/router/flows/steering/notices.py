@@ -1,9 +1,11 @@
 """Notices to the tools that people already have: which are due, and their form. Pure.
 
 A notice is due once: for each change of the setting that enters a phase or rolls back, for each job that ends or fails,
-when a gate of the next step begins to fail, and when a store has more unresolved conflicts than before. `Sent` records
-the delivered notices. The journal and the jobs are the queue, so if a receiver is away or a router ends, only changes
-before the last `MOST_ENTRIES` are lost.
+when a gate of the next step begins to fail, and when a store has more unresolved conflicts than before. A gate that
+fails when its phase begins is no news: the canary begins at 0 %, and no bucket is at B.
+
+`Sent` records the delivered notices. The journal and the jobs are the queue, so if a receiver is away or a router ends,
+only changes before the last `MOST_ENTRIES` are lost.
 
 The form is CloudEvents 1.0, structured JSON. `text` is an extension attribute with the notice in one sentence.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,6 +91,12 @@ class Sent:
     conflicts: Mapping[str, int] = field(default_factory=dict)
     number: int = 0
     """Number of the last notice about a gate or about conflicts; their ids contain it."""
+    trouble: str = ""
+    """Why the next notice is not delivered; "" if it is."""
+    given_up: int = 0
+    """Notices that the receiver has refused."""
+    given_up_seconds: float = 0.0
+    """UNIX time of the last one."""
 
     @classmethod
     def of(cls, state: State) -> Sent:
@@ -108,20 +116,15 @@ class Sent:
                 frozenset(found["failing"]),
                 {store: int(number) for store, number in found["conflicts"].items()},
                 int(found["number"]),
+                str(found.get("trouble", "")),
+                int(found.get("given_up", 0)),
+                float(found.get("given_up_seconds", 0.0)),
             )
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def to_json(self) -> str:
-        return json.dumps(
-            {
-                "generation": self.generation,
-                "jobs": sorted(self.jobs),
-                "failing": sorted(self.failing),
-                "conflicts": self.conflicts,
-                "number": self.number,
-            }
-        )
+        return json.dumps({**asdict(self), "jobs": sorted(self.jobs), "failing": sorted(self.failing)})
 
 
 def due(sent: Sent, state: State) -> Iterator[tuple[Notice | None, Sent]]:
@@ -132,8 +135,17 @@ def due(sent: Sent, state: State) -> Iterator[tuple[Notice | None, Sent]]:
     for entry in reversed(state.entries):
         if entry.after.generation > generation:
             generation = entry.after.generation
-            sent = replace(sent, generation=generation)
+            begins = _failing(state) if entry.before.phase is not entry.after.phase else frozenset()
+            sent = replace(sent, generation=generation, failing=sent.failing | begins)
             yield _of_entry(entry), sent
+    if generation != sent.generation:
+        sent = replace(sent, generation=generation)
+        yield None, sent
+    yield from _of_work(sent, state)
+
+
+def _of_work(sent: Sent, state: State) -> Iterator[tuple[Notice | None, Sent]]:
+    """Each notice about jobs, gates and conflicts, as `due`; last the record without those that are over."""
     kept = frozenset(_end_of(job) for job in state.jobs if job.state in _LEFT)
     for job in sorted(state.jobs, key=lambda one: one.ended_seconds):
         if job.state in _LEFT and _end_of(job) not in sent.jobs:
@@ -151,7 +163,6 @@ def due(sent: Sent, state: State) -> Iterator[tuple[Notice | None, Sent]]:
     not_passing = frozenset(gate.name for gate in state.gates if gate.verdict is not Verdict.PASS)
     left = replace(
         sent,
-        generation=generation,
         jobs=sent.jobs & kept,
         failing=sent.failing & not_passing,
         conflicts={**sent.conflicts, **state.conflicts},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from libs.clock import Clock
@@ -75,9 +75,8 @@ class Notifications:
         self._holder = holder
         self._refused = ("", 0)
         """Id of a notice that the receiver refuses, and how often."""
-        self._given_up_at = float("-inf")
-        self.given_up = 0
-        """Notices that the receiver has refused, since the start."""
+        self._sent: Sent | None = None
+        """As of the last look, at whichever router sends."""
         self.loop = Loop(
             "notices",
             self._body,
@@ -87,30 +86,45 @@ class Notifications:
 
     @property
     def alerts(self) -> list[str]:
-        found = [f"notices are not delivered: {self.loop.trouble}"] if self.loop.trouble else []
-        if self._clock.monotonic() - self._given_up_at < GIVEN_UP_SECONDS:
-            found.append(f"{self.given_up} notices were refused by the receiver, and given up")
+        sent = self._sent
+        trouble = self.loop.trouble or ("" if sent is None else sent.trouble)
+        found = [f"notices are not delivered: {trouble}"] if trouble else []
+        if sent is not None and 0 <= self._clock.now() - sent.given_up_seconds < GIVEN_UP_SECONDS:
+            found.append(f"{sent.given_up} notices were refused by the receiver, and given up")
         return found
 
     async def look(self) -> None:
         """Deliver what is due, if this router is the one to do it. Raises NotDelivered, ControlUnavailable."""
-        if not self._watched.known() or not await self._has_lease():
+        if not self._watched.known():
+            return
+        sends = await self._has_lease()
+        self._sent = sent = Sent.from_json(await self._control.remembered(SENT) or "")
+        if not sends:
             return
         setting = await self._control.load()
-        sent = Sent.from_json(await self._control.remembered(SENT) or "")
         if sent is None:
             # The first look ever: earlier changes are no news.
-            first = Sent.of(self._state(setting, ()))
-            await self._control.remember(SENT, first.to_json())
+            await self._record(Sent.of(self._state(setting, ())))
             return
         entries = await self._control.journal(MOST_ENTRIES) if setting.generation != sent.generation else ()
         for notice, after in due(sent, self._state(setting, entries)):
-            if notice is not None:
-                await self._deliver(notice)
-                # If this router stood still meanwhile, another one has sent more, and its record is the newer one.
-                if not await self._has_lease():
-                    return
-            await self._control.remember(SENT, after.to_json())
+            trouble = "" if notice is None else await self._deliver(notice)
+            # If this router stood still meanwhile, another one has sent more, and its record is the newer one.
+            if notice is not None and not await self._has_lease():
+                return
+            if trouble:
+                await self._record(sent, trouble)
+                raise NotDelivered(trouble)
+            sent = after
+            await self._record(sent)
+        if self._sent is not None and self._sent.trouble:
+            await self._record(sent)
+
+    async def _record(self, sent: Sent, trouble: str = "") -> None:
+        """Write the record with the trouble, and with the notices that were given up since it was read."""
+        known = self._sent or sent
+        self._sent = replace(sent, trouble=trouble, given_up=known.given_up, given_up_seconds=known.given_up_seconds)
+        await self._control.remember(SENT, self._sent.to_json())
 
     async def _has_lease(self) -> bool:
         return await self._control.lease(LEASE_NAME, self._holder, LEASE_SECONDS)
@@ -119,22 +133,22 @@ class Notifications:
         watched = self._watched
         return State(setting, entries, watched.jobs(), watched.gates(setting), watched.conflicts(), self._clock.now())
 
-    async def _deliver(self, notice: Notice) -> None:
-        """Raises NotDelivered."""
+    async def _deliver(self, notice: Notice) -> str:
+        """Returns why the notice is not delivered and must be tried again; "" if it need not."""
         reply = await self._webhook.post(notice)
         if reply.trouble:
-            raise NotDelivered(f"the receiver does not answer: {reply.trouble}")
+            return f"the receiver does not answer: {reply.trouble}"
         if 200 <= reply.status < 300:
-            return
+            return ""
         if reply.status in _REFUSES:
             known, times = self._refused
             self._refused = notice.id, (times if known == notice.id else 0) + 1
-            if self._refused[1] >= REFUSALS:
-                self.given_up += 1
-                self._given_up_at = self._clock.monotonic()
+            if self._refused[1] >= REFUSALS and self._sent is not None:
+                given_up = self._sent.given_up + 1
+                self._sent = replace(self._sent, given_up=given_up, given_up_seconds=self._clock.now())
                 log.error("the receiver refuses the notice %s with %d, it is given up", notice.id, reply.status)
-                return
-        raise NotDelivered(f"the receiver answers {reply.status} to {notice.id}")
+                return ""
+        return f"the receiver answers {reply.status} to {notice.id}"
 
     async def _body(self, loop: Loop) -> None:
         await self.look()
