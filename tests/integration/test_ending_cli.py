@@ -15,9 +15,12 @@ import pytest
 from libs.eventlog.codes import Codes
 from libs.eventlog.key_ring import KeyRing
 from libs.ownership.model import Store
+from libs.pb.baton.control.v1 import ending_pb2
+from services.router.cli import backup_file
 from services.router.cli.failure import Exit
 from services.router.core.phase import Phase
 from services.router.features.shared import Feature
+from services.router.flows.jobs.chronicle import BACKUP
 from services.router.flows.steering.migration import Decision
 from tests.commands import answer, baton
 from tests.system.control import ControlledSystem, running_controlled_system
@@ -125,6 +128,15 @@ async def _is_retired(controlled: ControlledSystem, file: Path, tmp_path: Path) 
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
     entries = await controlled.flows.migration.journal(5)
     assert [entry.action for entry in entries][:2] == ["backup recorded", "backup exported"]
+    # The command was killed before the record was made: the file is not exported again.
+    await controlled.store.remember(BACKUP, "null")
+    again = await answer(controlled, "retire", "--backup", str(file), "--yes")
+    assert (again["backup_checked"], again["backup"]["file_digest"]) == (True, made["backup"]["file_digest"])
+    assert [entry.action for entry in await controlled.flows.migration.journal(2)] == ["backup recorded"] * 2
+    foreign = tmp_path / "foreign"
+    backup_file.write(foreign, [ending_pb2.ExportStoreResponse(sum=ending_pb2.ExportSum(digest="0"))])
+    refused = await baton(controlled, "retire", "--backup", str(foreign), "--yes")
+    assert (refused.exit_code, "nothing was recorded" in refused.stderr) == (Exit.FAILED, True)
     damaged = tmp_path / "damaged"
     await asyncio.to_thread(lambda: damaged.write_bytes(file.read_bytes()[:-20]))
     other = await baton(controlled, "retire", "--backup", str(damaged))

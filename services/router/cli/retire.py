@@ -12,6 +12,7 @@ from services.router.cli.options import Changing, agree, command
 
 if TYPE_CHECKING:
     from libs.pb.baton.control.v1 import ending_pb2 as pb
+    from services.router.cli.backup_file import FoundBackup
     from services.router.cli.client import Control
     from services.router.cli.views import View
 
@@ -28,7 +29,8 @@ def retire(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write all records of A to this new file and read it back. A file that exists is checked.",
+            help="Write all records of A to this new file and read it back. A file that exists is checked, and recorded"
+            " if it has the last export.",
         ),
     ] = None,
 ) -> None:
@@ -51,13 +53,17 @@ def retire(
         certificate = router.call("GetCertificate", pb.GetCertificateRequest())
         agreed, checked = None, False
         if backup is not None and backup.exists():
-            _check(router, backup)
-            checked = True
+            found = _read(backup)
+            checked = _is_recorded(router, backup, found, may_be_new=certificate.complete)
+            if not checked:
+                agreed = agree(options, [f"{backup} is recorded as the backup, if it has all that was exported last"])
+                if agreed:
+                    _record(router, options, backup, found)
         elif backup is not None and certificate.complete:
             agreed = agree(options, [f"all records of A are written to {backup}, which only you can read", _NOTED])
             if agreed:
                 _make(router, options, backup)
-                checked = True
+        checked = checked or bool(agreed)
         found = router.call("GetRetirement", pb.GetRetirementRequest())
     view = _view(certificate, found) | {"backup_checked": checked}
     if options.json:
@@ -90,16 +96,23 @@ def _make(router: Control, options: Changing, path: Path) -> None:
     request = pb.ExportStoreRequest(actor=options.who, reason=options.reason)
     try:
         exported = backup_file.write(path, router.stream("ExportStore", request))
-        if exported is None:
-            raise CommandFailed("the export ended early; no file was kept: try again")
-        found = backup_file.read(path)
-    except (OSError, backup_file.BackupUnreadable) as error:
-        raise CommandFailed(f"--backup: {path} cannot be used: {error}") from None
+    except OSError as error:
+        raise _unfit(path, error) from None
+    if exported is None:
+        raise CommandFailed("the export ended early; no file was kept: try again")
+    found = _read(path)
     if found.sum != exported:
         raise CommandFailed(
             f"{path} has {_sum(found.sum)}, but the store has {_sum(exported)}: remove it and try again"
         )
-    total = pb.ExportSum(records=exported.records, digest=exported.text)
+    _record(router, options, path, found)
+
+
+def _record(router: Control, options: Changing, path: Path, found: FoundBackup) -> None:
+    """Raises CommandFailed, also if it is not the last export."""
+    from libs.pb.baton.control.v1 import ending_pb2 as pb
+
+    total = pb.ExportSum(records=found.sum.records, digest=found.sum.text)
     router.call(
         "RecordBackup",
         pb.RecordBackupRequest(
@@ -108,22 +121,34 @@ def _make(router: Control, options: Changing, path: Path) -> None:
     )
 
 
-def _check(router: Control, path: Path) -> None:
-    """Raises CommandFailed unless the file is the recorded backup, and whole."""
+def _is_recorded(router: Control, path: Path, found: FoundBackup, *, may_be_new: bool) -> bool:
+    """Whether the file is the recorded backup. `may_be_new`: its record may have failed. Raises CommandFailed."""
     from libs.pb.baton.control.v1 import ending_pb2 as pb
-    from services.router.cli import backup_file
 
     recorded = router.call("GetRetirement", pb.GetRetirementRequest()).backup
-    try:
-        found = backup_file.read(path)
-    except (OSError, backup_file.BackupUnreadable) as error:
-        raise CommandFailed(f"--backup: {path} cannot be used: {error}") from None
-    if (found.file_digest, found.sum.text) != (recorded.file_digest, recorded.digest):
+    if (found.file_digest, found.sum.text) == (recorded.file_digest, recorded.digest):
+        return True
+    if not may_be_new:
         raise CommandFailed(
             f"--backup: {path} exists and is not the recorded backup ({recorded.file or 'there is none'}): name a new"
             " file, or that one",
             Exit.FAILED,
         )
+    return False
+
+
+def _read(path: Path) -> FoundBackup:
+    """Raises CommandFailed."""
+    from services.router.cli import backup_file
+
+    try:
+        return backup_file.read(path)
+    except (OSError, backup_file.BackupUnreadable) as error:
+        raise _unfit(path, error) from None
+
+
+def _unfit(path: Path, error: Exception) -> CommandFailed:
+    return CommandFailed(f"--backup: {path} cannot be used: {error}")
 
 
 def _sum(found: Any) -> str:

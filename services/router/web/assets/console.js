@@ -82,8 +82,8 @@ setInterval(() => {
 
 // A browser opens six connections to a router, for all its tabs: those that nobody sees leave them to the others.
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) stream.close()
-  else if (stream.readyState === EventSource.CLOSED) connect()
+  if (document.hidden) stream?.close()
+  else if (stream === undefined || stream.readyState === EventSource.CLOSED) connect()
 })
 
 // --- Updates, which keep focus, open details and typed values ---
@@ -184,4 +184,4 @@ dialog.addEventListener("click", (event) => {
 })
 dialog.addEventListener("close", () => opener?.isConnected && opener.focus())
 
-connect()
+if (!document.hidden) connect()
