@@ -125,7 +125,7 @@ def load(kind: type[S], file: Path | None = None) -> S:
 
 
 def check_readable(url: str) -> str:
-    """Return the address of a server. Raises ValueError, without any part of it, if it cannot be taken apart."""
+    """Return the address of a server. Raises ValueError, with no part of the URL in it, if the URL cannot be parsed."""
     parts = urlsplit(url)
     try:
         if "," not in parts.netloc:

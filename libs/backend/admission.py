@@ -345,7 +345,7 @@ class Admission:
         return ""
 
     def _note(self, seen: _Seen, event: Event) -> bool:
-        """Add what the event shows. Return whether it is a bulk release."""
+        """Add the evidence of the event. Return whether it is a bulk release."""
         me = self._ports.store
         if not event.key:
             terms = read_terms(event)

@@ -12,7 +12,7 @@ AUTHORIZATION = "authorization"
 
 
 class Credentials(Protocol):
-    """The part of a call that shows who sent it. A gRPC context is one; doors over HTTP offer the same."""
+    """The credentials of a call. A gRPC context is one; doors over HTTP offer the same."""
 
     def invocation_metadata(self) -> Any:
         """Pairs of name and value, names in lower case; None if there are none."""

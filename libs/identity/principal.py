@@ -1,4 +1,4 @@
-"""The authenticated caller of a call: who it is, which accounts it may see, and its roles."""
+"""The authenticated caller of a call: its subject, its accounts and its roles."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def bulk_entry_bytes(entry: BulkEntry) -> int:
 
 def read_bulk(key: str, data: bytes) -> BulkRelease | None:
     """Decode the event of a bulk release, and check it against its message's key, the key of its first record. None if
-    it is the event of one record, or unreadable: then `read_event` tells why.
+    it is the event of one record, or unreadable: then `read_event` raises the reason.
 
     Raises UnreadableRecord for a bulk release that no store can have made.
     """

@@ -31,7 +31,7 @@ def hops_of(found: Any) -> int:
 
 
 def passed_on(found: Any) -> tuple[tuple[str, str], ...]:
-    """The same number, for a call that is made for this one; nothing for a call that was not passed on."""
+    """Return the number as metadata for a call made on behalf of this one; empty if this call was not passed on."""
     hops = hops_of(found)
     return ((metadata.HOPS, str(hops)),) if hops else ()
 

@@ -36,7 +36,8 @@ CONNECTION_WATCHES = 8
 REQUESTS = 256
 """Maximum number of calls at one listener whose request has not arrived; one host may have half of them."""
 UNENDED = 1024
-"""Maximum number of checks of one host at one listener that have not ended: most of them by answers that are not taken.
+"""Maximum number of health checks of one host at one listener that have not ended. Most wait for a client that does not
+read its answer.
 """
 REQUEST_SECONDS = 5.0
 """Time for a request to arrive."""

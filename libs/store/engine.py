@@ -193,7 +193,7 @@ async def release_bulk(
         return BulkReleased(last=after, is_full=True)
     if await tx.put_heads(released, own=True):
         await start_again(tx)
-    # The event is acknowledged under the name of its first record: no other event has this version of it.
+    # The event is acknowledged under the name of its first record: no other event has that record's version.
     await tx.enqueue([ChangeEntry(entries[0].key, entries[0].version, event)])
     return BulkReleased(event, len(entries), last, locked_seconds=tx.clock.monotonic() - began)
 

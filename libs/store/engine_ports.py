@@ -20,8 +20,7 @@ RELEASE_KEYS = 50
 """Keys of one transaction. A client's write may wait for one such transaction during a large release."""
 
 FEWEST_BULK_ROWS = 100
-"""Minimum number of records of a bulk release, and of those taken at once: fewer would cost more than they spare
-clients."""
+"""Minimum number of records to release or take in one transaction: a smaller one costs more than it spares clients."""
 
 BUCKETS_AT_ONCE = 128
 """Buckets whose owners change in one transaction. Creates in them wait for it."""

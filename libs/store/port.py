@@ -171,7 +171,7 @@ class Taken(NamedTuple):
     taken: int
     old: int
     missing: tuple[BulkEntry, ...]
-    """Entries of which something is missing here: see `rules.Take.FETCH`."""
+    """Entries whose row or requests are incomplete here: see `rules.Take.FETCH`."""
 
 
 class Transfers(Protocol):

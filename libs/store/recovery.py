@@ -174,7 +174,7 @@ class Seizures(Protocol):
 
     async def take_terms(self, bucket_owners: Sequence[BucketOwner]) -> None:
         """Take each of the other store's bucket owners that is higher by term and version, whichever store it names.
-        Only a fenced store does so: its own bucket owners do not count."""
+        Only a fenced store may call it, since its own bucket owners do not count."""
         ...
 
     async def settle(self, limit: int) -> int:

@@ -39,7 +39,7 @@ class StartAgain(BatonError):
 
 
 class Put(NamedTuple):
-    """A row to store in place of the one that the decision was based on."""
+    """A row that replaces the one on which the decision was based."""
 
     row: Row
     before: Row | None
@@ -73,7 +73,7 @@ class Owned(NamedTuple):
 
 
 class PutBucket(NamedTuple):
-    """A bucket to store in place of the one that the decision was based on."""
+    """A bucket that replaces the one on which the decision was based."""
 
     bucket: BucketOwner
     before: BucketOwner
@@ -228,7 +228,7 @@ class Transaction(Protocol):
     # Seizures.
 
     async def disputed(self, buckets: Sequence[int]) -> set[int]:
-        """Return those of these buckets of which the journal has an open conflict."""
+        """Return the given buckets that have an open conflict in the journal."""
         ...
 
     async def journal(self, conflicts: Sequence[Conflict]) -> None:

@@ -23,7 +23,7 @@ def effects_of(rows: Iterable[Row]) -> list[tuple[str, Version]]:
 
 
 def newest(served: Iterable[Served]) -> tuple[Served, ...]:
-    """Return the newest requests, newest last, as many as a release carries."""
+    """Return the newest SERVED_WINDOW requests, newest last: those that a release carries."""
     ordered = sorted(served, key=lambda one: (one.version, one.principal, one.request_id))
     return tuple(ordered[-SERVED_WINDOW:])
 

@@ -54,7 +54,7 @@ class Durations:
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
         self.cells: dict[tuple[str, ...], Cell] = {}
-        """By labels, in the order of `Metric.labels`."""
+        """Cells by their labels, in the order of `Metric.labels`."""
 
     def __repr__(self) -> str:
         return f"<Durations {self.metric.name} cells={len(self.cells)}>"

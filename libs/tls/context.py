@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class LiveContext(ssl.SSLContext):
-    """A context for asyncio that looks at its files for each new connection. Open connections keep what they have.
+    """A context for asyncio that looks at its files for each new connection. Open connections keep their certificates.
 
     Replacing everything, not only the certificate, also withdraws a CA that is no longer in its file.
     """

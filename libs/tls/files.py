@@ -1,6 +1,6 @@
 """Certificates, keys and CA certificates in PEM files, checked when they are read and read again when they change.
 
-At the start, a bad file is an error. Later the last good files stay in force, and `trouble` says what is wrong with the
+At the start, a bad file is an error. Later the last good files stay in force, and `trouble` describes the fault of the
 new ones. Files are replaced one after the other, so a certificate may not fit its key for a moment.
 """
 
@@ -163,8 +163,8 @@ def context_of(material: Material, *, server: bool) -> ssl.SSLContext:
 
 
 def _load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """Python loads a certificate only from a file. This one is in memory, so it holds what was checked, and the key is
-    on no disk."""
+    """Python loads a certificate only from a file. This one is in memory, so it holds the checked content, and
+    the key is on no disk."""
     handle = os.memfd_create("tls", os.MFD_CLOEXEC)
     try:
         os.write(handle, key + b"\n" + certificate)

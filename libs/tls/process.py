@@ -136,7 +136,7 @@ async def _watch(tls: Tls) -> None:
 
 
 class _Reports:
-    """What the log has been told: each trouble once, an expiry once a day."""
+    """Log entries that were written: each trouble once, an expiry once a day."""
 
     def __init__(self) -> None:
         self._doubtful: list[str] = []

@@ -91,7 +91,7 @@ class Result:
 
 
 def judge(evidence: Evidence, *, max_states: int = linearizability.DEFAULT_MAX_STATES) -> Result:
-    """Judge everything. ``max_states`` limits the search of each record; an exhausted search is not a pass."""
+    """Check all of the evidence. ``max_states`` limits the search of each record; an exhausted search is not a pass."""
     rows = [held.row(content.store) for content in evidence.stores for held in content.records]
     before = {held.name: held for held in evidence.before}
     report = _check(evidence.calls, before, max_states)

@@ -168,7 +168,7 @@ class ApprovalMethods:
         asked.actor = request.actor
         asked.reason = f"{asked.reason[:_REASON_CHARACTERS]} ({call.id}, called by {call.subject})".strip()
         if hasattr(asked, "generation"):
-            # The approval made this generation, on the setting that the call was made on. The cache may be ahead of it.
+            # The approval made this generation, on the setting that the call was made on. The cache may be later.
             asked.generation = setting.generation
         answer = await self._guarded[call.method](asked, context)
         return approvals_pb2.ApproveCallResponse(call=_call_to_pb(call, before), answer_json=MessageToJson(answer))

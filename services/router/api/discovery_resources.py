@@ -49,7 +49,7 @@ Endpoints = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Advertised:
-    """What resources depend on beside routes and endpoints."""
+    """Inputs of the resources besides routes and endpoints."""
 
     service: str
     """Full name of the contract's service: the target of clients is xds:///SERVICE."""

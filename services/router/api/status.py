@@ -63,7 +63,7 @@ class MoverView(Protocol):
 
     @property
     def buckets_at_b(self) -> int | None:
-        """Buckets of which A owns neither a row nor the bucket owner; None: not known."""
+        """Number of buckets that A does not own and in which it owns no record; None if unknown."""
         ...
 
     @property

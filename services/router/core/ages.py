@@ -34,7 +34,7 @@ class Behind:
             self.worst_seconds, self.worst = seconds, key
 
     def p99_seconds(self, records: int) -> float:
-        """P99 over `records`, of which all others have no lag; up to 4.4 % too high."""
+        """P99 over `records`, up to 4.4 % too high. Records without an age have no lag."""
         above = records - records * P99
         for bucket in sorted(self.ages, reverse=True):
             if self.ages[bucket] > above:

@@ -22,7 +22,7 @@ from services.router.core.compare import Kind, ShownRecord
 from services.router.core.tally import Difference, Side
 
 KINDS = (Kind.MISMATCH, Kind.MISSING)
-"""Kinds of which examples are kept. Of an error there is one answer only."""
+"""Kinds whose examples are kept. An error has one answer only."""
 
 SLOTS = 24
 """Examples of each kind."""

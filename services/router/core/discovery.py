@@ -20,7 +20,7 @@ TYPES = (CLUSTERS, ENDPOINTS, LISTENERS, ROUTES)
 """Types in the order in which changes are sent: a route never names a cluster that its client does not have."""
 
 _WHOLE_TYPES = frozenset({CLUSTERS, LISTENERS})
-"""Types of which a client may subscribe to all resources, by naming none."""
+"""Types whose resources a client may subscribe to all at once, by naming none."""
 _EVERYTHING = "*"
 
 MOST_NAMES = 64

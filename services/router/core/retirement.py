@@ -23,7 +23,7 @@ class Step(NamedTuple):
     command: str
     state: State
     check: str
-    """What was found, in words."""
+    """The findings, in words."""
 
 
 @dataclass(frozen=True, slots=True)

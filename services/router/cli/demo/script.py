@@ -1,4 +1,4 @@
-"""The story of the demo, all of it under live load.
+"""The story of the demo, under live load throughout.
 
 Audit of the old data; A to B; B hangs and the router rolls back automatically; to B again; B is killed; a manual
 rollback to A; and forward again.

@@ -1,4 +1,4 @@
-"""Gates on the end of a migration: A may be taken away only if all of it is at B, and a backup of it is kept. Pure."""
+"""Gates on the end of a migration: A may be removed only if B has every record and a backup of A is kept. Pure."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class DifferenceBook:
             self._woken.clear()
 
     async def write(self) -> None:
-        """Write what is due."""
+        """Write the entries that are due."""
         now = self._clock.monotonic()
         for name, example in list(self._due.items()):
             if now - self._written.get(name, float("-inf")) >= WRITE_SECONDS:

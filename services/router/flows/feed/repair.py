@@ -36,7 +36,7 @@ Content = pb.RepairRecordRequest.Content
 
 
 class NotSettled(BatonError):
-    """The record's owner has no row of it, and the other store does not hand it over: try again."""
+    """The record's owner has no row for it, and the other store does not hand it over: try again."""
 
     code = "UNAVAILABLE"
     reason = "OWNER_UNAVAILABLE"

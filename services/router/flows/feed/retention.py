@@ -87,8 +87,8 @@ class Window:
 async def look_up(log: EventLog, start: Start, name: str = "") -> Window:
     """Return the window from the start to the log's current end; with a name, only of its partition.
 
-    Raises BeginningGone if retention may have dropped events of it, InvalidField for a position that the log never had,
-    and LogUnavailable.
+    Raises BeginningGone if retention may have dropped events of the window, InvalidField for a position that the log
+    never had, and LogUnavailable.
     """
     # Read the ends last, so that no offset found by time is beyond them.
     timed = None if start.time_seconds is None else await log.offsets_at(start.time_seconds)

@@ -10,7 +10,7 @@ REVEALED = "secrets shown"
 
 
 class Reveals:
-    """Asks for a reason, and journals what is shown."""
+    """Records in the journal that secrets were shown, with the reason."""
 
     def __init__(self, migration: Migration) -> None:
         self._migration = migration

@@ -75,7 +75,7 @@ class Cursor:
         return cls(after, *rest) if order == _BY_KEY else cls()
 
     def behind(self, page: pb.ExportRecordsResponse) -> Cursor:
-        """The cursor after a page and after the records that were left out of it."""
+        """The cursor after a page, including the records that the page left out."""
         keys = [record.key for record in page.records[-1:]] + [one.key for one in page.too_large]
         if not keys:
             return self

@@ -146,7 +146,7 @@ class Chronicle:
             await self.add()
 
     async def add(self) -> None:
-        """Add what is new. Counts of another release stay as they are. Raises ControlUnavailable."""
+        """Add new entries. Counts of another release stay as they are. Raises ControlUnavailable."""
         known = await self.read()
         await self._control.remember(HISTORY, known.history.to_json())
         if known.counted is not None:

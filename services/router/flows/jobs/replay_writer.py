@@ -194,7 +194,7 @@ class ReplayWriter:
         return good
 
     async def _give(self, records: Sequence[record_pb2.Record], some: list[Stored]) -> None:
-        """Apply the events of which the target does not have the version yet."""
+        """Apply the events whose version the target does not have yet."""
         keys = sorted({record.key for record in records})
         here, other = await all_or_none([_claims(self._target, keys), _claims(self._other, keys)])
         try:
@@ -274,7 +274,7 @@ class ReplayWriter:
             self._counts.copied(keys, await self._transfer.copy(keys, self._to))
 
     async def _own(self, wanted: Mapping[str, list[Stored]], other: Mapping[str, Claim]) -> None:
-        """Hand over records of which the other store's row names the target as owner, if that row is the newest."""
+        """Hand over records whose newest row is at the other store and names the target as owner."""
         if not wanted:
             return
         newest = await self._newest({key: other[key] for key in wanted})

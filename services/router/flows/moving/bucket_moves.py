@@ -55,7 +55,7 @@ class BucketMoves:
     async def move(self, buckets: Sequence[int], to: Store, level: Set[int] = frozenset()) -> Move:
         """Move buckets that the other store owns.
 
-        `level`: buckets of which both stores seem to have the same rows. Step 2 leaves them out; step 4 lists them.
+        `level`: buckets whose rows seem to be the same at both stores. Step 2 leaves them out; step 4 lists them.
         """
         kept = {bucket: _conflicts_at(to) for bucket in await self._transfer.disputed(to, buckets)}
         known: set[str] = set()

@@ -92,7 +92,7 @@ class BulkMoves:
         except Refused as refused:
             if not refused.is_fault and refused.error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 raise
-            # Whatever the target has taken, it ignores a whole release of it.
+            # If the target has taken a record, it ignores the whole release of that record.
             bulk = read_bulk("", event)
             missing = [one.key for one in bulk.entries] if bulk is not None else []
         return len(await self._transfer.take(missing, to)) if missing else 0

@@ -68,7 +68,7 @@ class CohortRecords:
         return found
 
     def _fits(self, setting: Setting, flags: Flags, owned: Mapping[int, Mapping[Store, int]]) -> bool:
-        """Whether what is known explains all records that are not at the home of their bucket."""
+        """Whether the records found so far are all those that are not at the home of their bucket."""
         for bucket, counts in owned.items():
             at, apart = home(setting, flags, bucket), self._found.get(bucket, NONE_APART)
             if apart[at] or counts.get(at.other, 0) != len(apart[at.other]):

@@ -123,7 +123,7 @@ class Mover:
         self._rate = Rate(clock)
         self.progress = Handover()
         self.buckets_at_b: int | None = None
-        """Buckets of which A owns neither a record nor the bucket owner; None while not known."""
+        """Number of buckets that A does not own and in which it owns no record; None while unknown."""
         self.buckets_to_b = 0
         self.at_home: Sequence[Store | None] = (None,) * BUCKETS
         """Home of each bucket, if the bucket and all its records are there; None if not, or unknown."""

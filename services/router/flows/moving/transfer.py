@@ -72,7 +72,7 @@ class Transfer:
         return answer
 
     async def adopt(self, records: Sequence[record_pb2.Record], to: Store, seconds: float = BULK_SECONDS) -> None:
-        """Let a store adopt records. It ignores those of which it has a newer version."""
+        """Let a store adopt records. The store ignores records that it has in a newer version."""
         if records:
             target = self._stores[to]
             await _ask(target, target.replication.AdoptRecords, pb.AdoptRecordsRequest(records=records), seconds)

@@ -16,7 +16,7 @@ from services.router.core.routes import NO_ROUTES, Facts, Routes, Rpc, Settled, 
 from services.router.flows.steering_view import Steering
 
 LOOK_SECONDS = 0.05
-"""Interval between two looks at what gives no notice: flags of a provider, and buckets that have arrived."""
+"""Interval between two looks at changes that give no notice: flags of a provider, and buckets that have arrived."""
 
 
 class LastingSteering(Steering, Protocol):

@@ -139,7 +139,7 @@ class DirectTraffic:
             for one in answer.calls
         }
         if before is None:
-            # The calls of a process that has never been seen since its start are all new; of another one none is.
+            # If the process is seen for the first time since its start, all its calls are new; otherwise none is.
             is_new = answer.uptime_seconds < min(now - self._began_at, KEPT_SECONDS)
             before = _Answer(now, 0, {} if is_new else calls, 0 if is_new else answer.passed_on)
         for (operation, is_read), (counts, latencies) in calls.items():

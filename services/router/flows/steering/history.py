@@ -43,7 +43,7 @@ class Kept:
 @dataclass(frozen=True, slots=True)
 class History:
     generation: int = 0
-    """The last generation that is part of it."""
+    """The last generation that the history includes."""
     phases: Kept = Kept()
     """Phases that were entered, with the gates of the step."""
     overrides: Kept = Kept()

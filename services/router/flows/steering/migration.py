@@ -116,7 +116,7 @@ class Migration:
         self._clock = clock
         self._limits = limits
         self.webhook: GateWebhook | None = None
-        """Decides about phases too; None: none does."""
+        """The webhook that also decides about phases; None without one."""
         self.pace = Pace()
         self.rollbacks = Counter({OPERATOR: 0, AUTOMATIC: 0})
         """Rollbacks that this router has made, by trigger."""

@@ -76,7 +76,7 @@ class Notifications:
         self._refused = ("", 0)
         """Id of a notice that the receiver refuses, and how often."""
         self._sent: Sent | None = None
-        """As of the last look, at whichever router sends."""
+        """State of the last look, at the router that sends notices."""
         self.loop = Loop(
             "notices",
             self._body,
@@ -94,7 +94,7 @@ class Notifications:
         return found
 
     async def look(self) -> None:
-        """Deliver what is due, if this router is the one to do it. Raises NotDelivered, ControlUnavailable."""
+        """Deliver notices that are due, if this router holds the lease. Raises NotDelivered, ControlUnavailable."""
         if not self._watched.known():
             return
         sends = await self._has_lease()
