@@ -25,7 +25,7 @@ from services.router.flows.jobs.ending import About, Ending
 from services.router.flows.jobs.kind import Position
 from services.router.flows.jobs.reconcile_job import DEEP, Reconcile
 from services.router.flows.moving.transfer import Transfer
-from services.router.flows.steering.migration import Decision
+from services.router.flows.steering.migration import MAX_REASON_CHARACTERS, Decision
 from tests.system.control import ControlledSystem, running_controlled_system
 from tests.system.whole import System, running_system
 
@@ -156,7 +156,10 @@ async def test_a_file_that_is_not_the_last_export_is_not_recorded(controlled: Co
         await ending(controlled).record(ANN, "a.backup", "z" * 64, Sum(1, 7))
     with pytest.raises(BackupUnfit, match="nothing was recorded"):
         await ending(controlled).record(ANN, "a.backup", "0" * 64, Sum(1, 7))
-    await controlled.store.remember("backup export", json.dumps({"records": 1, "digest": f"{7:032x}"}))
-    assert (await ending(controlled).record(ANN, "a.backup", "0" * 64, Sum(1, 7))).actor == "ann"
+    exported = {"records": 1, "digest": f"{7:032x}", "ended": 1_700_000_000}
+    await controlled.store.remember("backup export", json.dumps(exported))
+    talkative = Decision("ann", "x" * MAX_REASON_CHARACTERS)
+    backup = await ending(controlled).record(talkative, "a.backup", "0" * 64, Sum(1, 7))
+    assert (backup.actor, backup.ended_seconds) == ("ann", 1_700_000_000), "it is as old as its export"
     newest, *_ = await controlled.store.journal(1)
     assert (newest.action, "a.backup: 1 records" in newest.reason) == ("backup recorded", True)

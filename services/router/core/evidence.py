@@ -83,7 +83,7 @@ class Evidence:
     deep_left: int | None = None
     """Differences that it left."""
     backup_seconds_ago: float | None = None
-    """Seconds since a cold backup of A was verified, below 0 if dated in the future; None: there is none."""
+    """Seconds since A was exported to a verified cold backup, below 0 if dated in the future; None: there is none."""
     under_way: tuple[str, ...] | None = None
     """Open jobs, moves, recoveries and conflicts."""
     webhook: Decided | None = None

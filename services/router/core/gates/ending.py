@@ -28,7 +28,7 @@ def cold_backup(evidence: Evidence, limits: Limits) -> Finding:
     ago = evidence.backup_seconds_ago
     if ago is None:
         return Finding(INCONCLUSIVE, "A has no verified backup")
-    return by_age(ago, limits[BACKUP_AGE], f"a backup of A was verified {time_shown(ago)} ago")
+    return by_age(ago, limits[BACKUP_AGE], f"A was exported to a verified backup {time_shown(ago)} ago")
 
 
 GATES = (

@@ -31,7 +31,7 @@ from services.router.core.row_sum import Sum
 from services.router.flows.jobs.chronicle import BACKUP, Chronicle, Known
 from services.router.flows.jobs.cold_backup import BackupUnfit, Export, Page
 from services.router.flows.steering.history import utc
-from services.router.flows.steering.migration import Decision, Migration
+from services.router.flows.steering.migration import MAX_REASON_CHARACTERS, Decision, Migration
 from services.router.flows.steering.observe import SettingCache
 from services.router.flows.stores import Stores, StoreViews
 
@@ -39,7 +39,7 @@ EXPORTED = "backup exported"
 RECORDED = "backup recorded"
 """Actions in the journal."""
 EXPORT = "backup export"
-"""Name of the remembered value: the sums of the last export."""
+"""Name of the remembered value: the sum and the end of the last export."""
 MAX_FILE_CHARACTERS = 300
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -56,6 +56,7 @@ class Backup:
     """A verified backup of A, as it is recorded."""
 
     ended_seconds: int
+    """End of its export, in UNIX seconds."""
     actor: str
     file: str
     file_digest: str
@@ -135,7 +136,7 @@ class Ending:
         export = Export(self._stores)
         async for page in export.pages():
             yield page
-        kept = {"records": export.total.records, "digest": export.total.text}
+        kept = {"records": export.total.records, "digest": export.total.text, "ended": round(self._clock.now())}
         await self._chronicle.remember(EXPORT, kept)
         yield export.total
 
@@ -147,13 +148,15 @@ class Ending:
         if not _DIGEST.fullmatch(file_digest):
             raise InvalidField("file_digest", file_digest, "SHA-256 as 64 hexadecimal digits in lower case")
         exported = await self._chronicle.remembered(EXPORT)
-        if exported != {"records": found.records, "digest": found.text}:
+        if exported is None or (exported["records"], exported["digest"]) != (found.records, found.text):
             raise BackupUnfit(
                 f"the file has {found.records} records with digest {found.text}, the last export"
                 f" {exported or 'does not exist'}: nothing was recorded; make the backup again"
             )
-        backup = Backup(round(self._clock.now()), decision.actor, file, file_digest, found.records, found.text)
-        note = Decision(decision.actor, f"{decision.reason} ({_shown(backup)})".strip())
+        # A backup is as old as its export, whenever it is recorded.
+        backup = Backup(exported["ended"], decision.actor, file, file_digest, found.records, found.text)
+        shown = f" ({_shown(backup)})"
+        note = Decision(decision.actor, f"{decision.reason[: MAX_REASON_CHARACTERS - len(shown)]}{shown}".strip())
         await self._migration.note(note, RECORDED)
         await self._chronicle.remember(BACKUP, asdict(backup))
         return backup
@@ -229,5 +232,5 @@ def _past(name: str, gate: Mapping[str, str] | None) -> GateResult:
 
 def _shown(backup: Backup) -> str:
     return (
-        f"{backup.file}: {backup.records} records, verified {utc(backup.ended_seconds)}, SHA-256 {backup.file_digest}"
+        f"{backup.file}: {backup.records} records, exported {utc(backup.ended_seconds)}, SHA-256 {backup.file_digest}"
     )
