@@ -9,11 +9,12 @@ from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import cohorts_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.rpc.errors import Context
-from services.router.api.messages import cohort_from_pb, setting_to_pb
+from services.router.api.messages import setting_to_pb
 from services.router.api.roles import actor_of
 from services.router.core.cohort_changes import MAX_COHORTS
 from services.router.core.phase import Setting
 from services.router.core.plan import Flags
+from services.router.core.setting_message import cohort_from_pb
 from services.router.flows.moving.cohort_records import CohortRecords, with_cohorts
 from services.router.flows.steering.measure import Measurement, check_routers
 from services.router.flows.steering.migration import Decision, Migration

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from libs.errors import InvalidField
-from libs.pb.baton.control.v1 import cohorts_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.control.port import JournalEntry
-from services.router.core.cohorts import Cohort
 from services.router.core.gates import GateResult, Verdict
 from services.router.core.phase import Phase, Setting
 from services.router.core.runbooks import of_gate
+from services.router.core.setting_message import cohort_to_pb
 from services.router.flows.moving.mover import Handover
 from services.router.flows.steering.diagnose import Finding, Level
 from services.router.flows.steering.flags import FlagView
@@ -58,14 +57,6 @@ def setting_to_pb(setting: Setting) -> pb.Setting:
         two_person=setting.two_person,
         cohorts=[cohort_to_pb(cohort) for cohort in setting.cohorts],
     )
-
-
-def cohort_to_pb(cohort: Cohort) -> cohorts_pb2.Cohort:
-    return cohorts_pb2.Cohort(name=cohort.name, names=cohort.names, account=cohort.account, permille=cohort.permille)
-
-
-def cohort_from_pb(message: cohorts_pb2.Cohort) -> Cohort:
-    return Cohort(message.name, message.names, message.account, message.permille)
 
 
 def gates_to_pb(results: Sequence[GateResult]) -> list[pb.Gate]:

@@ -94,17 +94,16 @@ def add(
     """
     cohort = Cohort(name, names, account, parse_percent(percent))
 
-    from libs.pb.baton.control.v1 import cohorts_pb2
     from libs.pb.baton.control.v1 import control_pb2 as pb
     from services.router.core import cohort_changes
+    from services.router.core.setting_message import cohort_to_pb
 
-    message = cohorts_pb2.Cohort(name=name, names=names, account=account, permille=cohort.permille)
     _run(
         options,
         name,
         lambda setting: cohort_changes.add_cohort(setting, cohort, first=first),
         "AddCohort",
-        pb.AddCohortRequest(cohort=message, first=first),
+        pb.AddCohortRequest(cohort=cohort_to_pb(cohort), first=first),
         f"cohort {cohort}: these records follow it in {_phases()}, whatever the canary",
     )
 
@@ -180,12 +179,9 @@ def _run(
 
 def _preview(router: Control, name: str, after: Setting) -> cohorts_pb2.PreviewCohortResponse:
     from libs.pb.baton.control.v1 import cohorts_pb2
+    from services.router.core.setting_message import cohort_to_pb
 
-    cohorts = [
-        cohorts_pb2.Cohort(name=one.name, names=one.names, account=one.account, permille=one.permille)
-        for one in after.cohorts
-    ]
-    request = cohorts_pb2.PreviewCohortRequest(name=name, assume=True, cohorts=cohorts)
+    request = cohorts_pb2.PreviewCohortRequest(name=name, assume=True, cohorts=map(cohort_to_pb, after.cohorts))
     answer: cohorts_pb2.PreviewCohortResponse = router.call("PreviewCohort", request)
     return answer
 
