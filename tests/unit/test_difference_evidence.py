@@ -134,3 +134,21 @@ async def test_an_example_is_written_once_the_control_store_answers_again() -> N
         control.reachable = True
         await eventually(book.examples)
     assert await book.examples() == [made]
+
+
+async def test_two_sorts_with_one_slot_are_both_kept_while_there_is_room() -> None:
+    made = [example(difference(f"f{number}", time=number), sandbox("a"), sandbox("b")) for number in range(2 * SLOTS)]
+    crowded = [one for one in made if one.slot == made[0].slot]
+    assert len(crowded) > 1
+    clock = ManualClock()
+    book = DifferenceBook(MemoryControlStore(), "router-1", clock)
+    for one in crowded:
+        book.offer(one)
+    await book.write()
+    assert await book.examples() == crowded[::-1]
+    for one in made:
+        clock.advance(WRITE_SECONDS)
+        book.offer(one)
+        await book.write()
+    assert len(await book.examples()) == SLOTS
+    assert made[-1] in await book.examples(), "the latest takes a place when none is free"

@@ -1,8 +1,8 @@
 """The evidence of a confirmed difference: the request and both answers, without secrets. Pure.
 
 One example is kept for each kind of difference, operation and set of fields, the latest one, so that a frequent
-difference does not push out a rare one. Their number and their size are bounded: of two that share one of the `SLOTS`,
-the later one is kept.
+difference does not push out a rare one. Their number and their size are bounded: once all `SLOTS` of a kind are taken,
+a new one replaces the one in its own slot.
 """
 
 from __future__ import annotations
@@ -58,10 +58,16 @@ class Example:
     values: tuple[Value, ...]
 
     @property
-    def slot(self) -> int:
-        """The same for all examples of one kind of difference."""
+    def sort(self) -> tuple[Kind, str, tuple[str, ...]]:
+        """Kind, operation and fields of the difference."""
         seen = self.difference
-        text = "\0".join((seen.operation, *seen.fields))
+        return seen.kind, seen.operation, seen.fields
+
+    @property
+    def slot(self) -> int:
+        """The first place for an example of this sort."""
+        _, operation, fields = self.sort
+        text = "\0".join((operation, *fields))
         return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "big") % SLOTS
 
     @property

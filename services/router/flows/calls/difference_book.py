@@ -12,7 +12,8 @@ from libs.clock import Clock
 from libs.errors import BatonError
 from libs.tasks import Loop
 from services.router.control.port import RememberedValues
-from services.router.core.difference_evidence import KINDS, Example, from_json, name_of, names, to_json
+from services.router.core.compare import Kind
+from services.router.core.difference_evidence import KINDS, SLOTS, Example, from_json, name_of, names, to_json
 
 WRITE_SECONDS = 5.0
 
@@ -31,15 +32,17 @@ class DifferenceBook:
         self.router = router
         self._values = values
         self._clock = clock
-        self._due: dict[str, Example] = {}
+        self._due: dict[tuple[Kind, str, tuple[str, ...]], Example] = {}
+        """Examples to write, by sort."""
         self._written: dict[str, float] = {}
         self._woken = asyncio.Event()
         self.loop = Loop("differences", self._body)
 
     def offer(self, example: Example) -> None:
-        """Keep an example in place of the former one of its kind of difference. Returns at once."""
-        if example.difference.kind in KINDS:
-            self._due[name_of(example.difference.kind, example.slot)] = example
+        """Keep an example in place of the former one of its sort. Returns at once."""
+        has_room = example.sort in self._due or len(self._due) < SLOTS
+        if example.difference.kind in KINDS and has_room:
+            self._due[example.sort] = example
             self._woken.set()
 
     async def examples(self) -> list[Example]:
@@ -68,9 +71,20 @@ class DifferenceBook:
     async def write(self) -> None:
         """Write the entries that are due."""
         now = self._clock.monotonic()
-        for name, example in list(self._due.items()):
+        for sort, example in list(self._due.items()):
+            name = await self._place_of(example)
             if now - self._written.get(name, float("-inf")) >= WRITE_SECONDS:
                 await self._values.remember(name, to_json(example))
                 self._written[name] = now
-                if self._due[name] is example:
-                    del self._due[name]
+                if self._due[sort] is example:
+                    del self._due[sort]
+
+    async def _place_of(self, example: Example) -> str:
+        """The name under which the sort is kept, or the next free one; its own if all are taken."""
+        kind = example.difference.kind
+        for step in range(SLOTS):
+            name = name_of(kind, (example.slot + step) % SLOTS)
+            there = from_json(await self._values.remembered(name) or "")
+            if there is None or there.sort == example.sort:
+                return name
+        return name_of(kind, example.slot)
