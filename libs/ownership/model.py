@@ -207,8 +207,8 @@ class Call:
         """Whether an earlier attempt of this request may have been served under that principal.
 
         A change of the callers' identities switches between `anonymous` and the subject, process by process, so an
-        attempt may be stored under either. An attempt with an identity may be repeated by a process that authenticates
-        nobody, which serves every caller everything in any case.
+        attempt may be stored under either. An attempt with an identity may be repeated at a process without
+        authentication, where every caller reaches every record in any case.
         """
         subject = self.subject or self.principal
         return subject == ANONYMOUS or principal in (subject, self.principal, ANONYMOUS)

@@ -56,8 +56,8 @@ migration rewrites bases and keeps owner, version and payload:
     sqlite_old          insert, complete
     sqlite_schema       change
 
-Two places are not compared with this list. PostgreSQL's migration 0006 rewrites bases as SQLite's does. `takeover`,
-`leave` and `fitness` of simple_mcp change a file that no store serves.
+The test does not read two kinds of statements. PostgreSQL's migration 0006 rewrites bases as SQLite's does. The modules
+`takeover`, `leave` and `fitness` of simple_mcp change a file that no store serves.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from services.router.core.row_sum import Sum, with_records
 from services.router.flows.jobs.bucket_comparison import BucketComparison, BucketPair
 from services.router.flows.jobs.chronicle import Chronicle
 from services.router.flows.jobs.cold_backup import BackupUnfit, Export
-from services.router.flows.jobs.ending import About, Ending
+from services.router.flows.jobs.ending import Ending, RouterFacts
 from services.router.flows.jobs.kind import Position
 from services.router.flows.jobs.reconcile_job import DEEP, Reconcile
 from services.router.flows.moving.transfer import Transfer
@@ -140,9 +140,9 @@ async def controlled() -> AsyncIterator[ControlledSystem]:
 def ending(controlled: ControlledSystem) -> Ending:
     flows = controlled.flows
     chronicle = Chronicle(controlled.store, flows.jobs, flows.observer, list, flows.clock, "router-1")
-    about = About("router-1", "toy.Shelf", 100, direct_routes=False, ring=lambda: None)
+    router = RouterFacts("router-1", "toy.Shelf", 100, direct_routes=False, ring=lambda: None)
     stores, cache = controlled.system.stores, flows.cache
-    return Ending(chronicle, flows.migration, cache, stores, flows.observer, flows.evidence, flows.clock, about)
+    return Ending(chronicle, flows.migration, cache, stores, flows.observer, flows.evidence, flows.clock, router)
 
 
 async def test_an_open_certificate_exports_nothing(controlled: ControlledSystem) -> None:

@@ -20,7 +20,7 @@ from services.router.cli.failure import Exit
 from services.router.control.memory import MemoryControlStore
 from services.router.core.evidence import Evidence
 from services.router.core.gates import GateResult, Verdict
-from services.router.core.gates.outside import MOST_BYTES
+from services.router.core.gates.webhook import MOST_BYTES
 from services.router.core.phase import Phase
 from services.router.features.webhooks import gate_webhook
 from services.router.flows.steering import webhook

@@ -43,7 +43,7 @@ async def test_a_parked_event_is_dropped_by_its_place_and_nothing_is_applied() -
         assert (await at.store.records.read("sandboxes/a")).row is None
 
 
-class _Told:
+class _Confirming:
     """The other store confirms a term from some moment on."""
 
     def __init__(self) -> None:
@@ -56,11 +56,11 @@ class _Told:
 @pytest.mark.parametrize("by_hand", [True, False], ids=["by hand", "in time"])
 async def test_a_parked_event_of_a_higher_term_fences_the_store_when_it_is_tried_again(by_hand: bool) -> None:
     """Applied alone it would take the term in silence, and no later event would show that the share was seized."""
-    told = _Told()
-    async with applying(MemoryEventLog(1), told) as at:
+    confirming = _Confirming()
+    async with applying(MemoryEventLog(1), confirming) as at:
         await at.log.append([event("a", 1, term=2)])
         assert (await state_when(at, 1)).parked_now == 1
-        told.term = 2
+        confirming.term = 2
         if by_hand:
             retry = pb.RetryParkedRequest(partition=0, offset=0)
             assert (await at.replication.RetryParked(retry)).applied

@@ -9,7 +9,7 @@ import pytest
 from libs.ownership.model import Store
 from services.router.core.diagram import diagram, guarantees
 from services.router.core.gates import GATES
-from services.router.core.gates.outside import WEBHOOK
+from services.router.core.gates.webhook import WEBHOOK
 from services.router.core.phase import (
     CANARY_FULL,
     ORDER,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from libs.errors import InvalidField
 from libs.text import parse_toml, plain
 from services.router.core.gates import GATES, GateResult, Verdict
-from services.router.core.gates.outside import WEBHOOK
+from services.router.core.gates.webhook import WEBHOOK
 from services.router.core.phase import CANARY_FULL, PHASES, IllegalMove, Setting
 
 MAX_PLAN_CHARACTERS = 16_384

@@ -6,7 +6,7 @@ from libs.eventlog.key_ring import KeyRing
 from services.router.api.ending import EndingMethods
 from services.router.features.shared import Feature, SharedFlows
 from services.router.flows.jobs.chronicle import Chronicle
-from services.router.flows.jobs.ending import About, Ending
+from services.router.flows.jobs.ending import Ending, RouterFacts
 
 
 def ending(flows: SharedFlows) -> Feature:
@@ -19,7 +19,7 @@ def ending(flows: SharedFlows) -> Feature:
     def ring() -> KeyRing | None:
         return None if connections.codes is None else connections.codes.ring
 
-    about = About(
+    router = RouterFacts(
         flows.name,
         connections.contract.service,
         settings.ledger_permille,
@@ -34,6 +34,6 @@ def ending(flows: SharedFlows) -> Feature:
         flows.observer,
         flows.evidence,
         flows.clock,
-        about,
+        router,
     )
     return Feature(loops=[chronicle.loop], methods=[EndingMethods(made)], evidence=chronicle.evidence)

@@ -36,13 +36,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from services.router.core.evidence import Evidence
-from services.router.core.gates import data, ending, outside, service, steps
+from services.router.core.gates import data, ending, service, steps, webhook
 from services.router.core.gates.gate import Gate, GateResult, Verdict
 from services.router.core.thresholds import Limits, Threshold
 
 __all__ = ["GATES", "Evidence", "Gate", "GateResult", "Limits", "Verdict", "check", "not_overridable", "worst"]
 
-_ALL = (*data.GATES, *service.GATES, *steps.GATES, *ending.GATES, *outside.GATES)
+_ALL = (*data.GATES, *service.GATES, *steps.GATES, *ending.GATES, *webhook.GATES)
 GATES: Mapping[str, Gate] = {gate.name: gate for gate in _ALL}
 
 _DEFAULT = Limits()

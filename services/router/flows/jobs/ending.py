@@ -65,8 +65,8 @@ class Backup:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """Facts about this router."""
+class RouterFacts:
+    """Name, settings and keys of this router that a certificate shows or needs."""
 
     name: str
     service: str
@@ -87,7 +87,7 @@ class Ending:
         views: StoreViews,
         evidence: Callable[[Setting], Evidence],
         clock: Clock,
-        about: About,
+        router: RouterFacts,
     ) -> None:
         self._chronicle = chronicle
         self._migration = migration
@@ -96,17 +96,17 @@ class Ending:
         self._views = views
         self._evidence = evidence
         self._clock = clock
-        self._about = about
+        self._router = router
 
     async def certificate(self) -> Certificate:
         """Raises ControlUnavailable."""
         facts = self._facts(await self._cache.refresh(), await self._chronicle.read())
         made = document(facts)
-        return Certificate(made, seal(made, self._about.ring()), open_items(facts))
+        return Certificate(made, seal(made, self._router.ring()), open_items(facts))
 
     def why_no_code(self, found: Seal) -> str:
         """Why the code of a seal is not right; "" if it is."""
-        return why_no_code(found, self._about.ring())
+        return why_no_code(found, self._router.ring())
 
     async def retirement(self) -> tuple[list[retirement.Step], Backup | None, float | None]:
         """The steps, the recorded backup, and the end of the window in UNIX seconds, None before the last phase.
@@ -120,7 +120,7 @@ class Ending:
             backup="" if backup is None else _shown(backup),
             backup_counts=self._is_fresh(setting),
             a_answers=self._views.view(Store.A).reachable,
-            direct_routes=self._about.direct_routes,
+            direct_routes=self._router.direct_routes,
             keep_until="" if until is None else utc(until),
             window_over=until is not None and self._clock.now() >= until,
         )
@@ -168,8 +168,8 @@ class Ending:
         watched = evidence.clients_watched_seconds
         return Facts(
             made=utc(self._clock.now()),
-            router=self._about.name,
-            service=self._about.service,
+            router=self._router.name,
+            service=self._router.service,
             setting=setting,
             results=self._results(setting, known),
             is_past=setting.phase is LAST,
@@ -189,7 +189,7 @@ class Ending:
                 "left": compared.left,
             },
             ledger=None if counted is None else counted.ledger.total,
-            ledger_permille=self._about.ledger_permille,
+            ledger_permille=self._router.ledger_permille,
             jobs=[] if counted is None else list(counted.jobs.values()),
             clients=[] if counted is None else list(counted.clients.values()),
             window_seconds=round(limits[CLIENT_SILENCE]),

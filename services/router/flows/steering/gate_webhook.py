@@ -16,7 +16,7 @@ from libs.clock import Clock
 from libs.tasks import Loop
 from services.router.core import phase as phases
 from services.router.core.evidence import Decided, Evidence
-from services.router.core.gates.outside import MOST_BYTES, NOT_ASKED, WEBHOOK, read_decision
+from services.router.core.gates.webhook import MOST_BYTES, NOT_ASKED, WEBHOOK, read_decision
 from services.router.core.phase import IllegalMove, Phase, Setting
 from services.router.flows.steering.notices import Notice
 from services.router.flows.steering.webhook import Reply, Webhook
