@@ -280,6 +280,17 @@ def test_the_name_in_a_form_is_the_name_of_the_record() -> None:
     assert 'name="key" value="x\u202e&#34;y"' in shown(status(), answers)["events"]
 
 
+def test_writes_that_were_never_checked_and_events_without_proof_are_shown() -> None:
+    event = events_pb2.ParkedEvent(store=A, key="r", unauthenticated=True)
+    answers = Answers({"ListParked": events_pb2.ListParkedResponse(events=[event])})
+    html = shown(status(ledger=pb.LedgerCounts(checked=9, dropped=3)), answers)["events"]
+    assert '<span class="num">3</span> never checked' in html and "not authenticated" in html
+    event.unauthenticated = False
+    html = shown(status(ledger=pb.LedgerCounts(checked=9)), answers)["events"]
+    answers = Answers({"ListParked": events_pb2.ListParkedResponse(events=[event])})
+    assert "never checked" not in html and "not authenticated" not in shown(status(), answers)["events"]
+
+
 def test_a_list_that_is_cut_says_so() -> None:
     def html(number: int) -> str:
         events = [events_pb2.ParkedEvent(store=A, key="r", offset=one) for one in range(number)]

@@ -34,7 +34,6 @@ class GateView:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    possible: bool
     records: str
     time: str
     writes_lost: str
@@ -49,7 +48,6 @@ class Switch:
     """A, B or unset."""
     source: str
     trouble: str
-    is_global: bool
 
 
 def gates(found: Sequence[pb.Gate]) -> list[GateView]:
@@ -84,7 +82,6 @@ def _samples(gate: pb.Gate) -> str:
 
 def cost(found: pb.RollbackCost) -> Cost:
     return Cost(
-        found.possible,
         count(found.records) if found.HasField("records") else NOT_KNOWN,
         duration(found.seconds) if found.HasField("seconds") else NOT_KNOWN,
         count(found.writes_lost) if found.possible else NOT_KNOWN,
@@ -98,7 +95,6 @@ def switches(flags: Sequence[pb.Flag]) -> list[Switch]:
 
 def _switch(flag: pb.Flag) -> Switch:
     name = flag.name.rpartition(".")[2]
-    is_global = name == WORD
     value = ("B" if flag.value else "A") if flag.HasField("value") else "unset"
-    label = "all operations" if is_global else name.removesuffix(f"_{WORD}").replace("_", " ")
-    return Switch(flag.name, label, value, flag.source, flag.trouble, is_global)
+    label = "all operations" if name == WORD else name.removesuffix(f"_{WORD}").replace("_", " ")
+    return Switch(flag.name, label, value, flag.source, flag.trouble)

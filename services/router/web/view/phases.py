@@ -52,7 +52,6 @@ class Head:
     blocked: str
     can_advance: bool
     """Every gate of the next step passes."""
-    way_back: bool
     back_to: Sequence[str]
     """Phases that a rollback can enter, the likeliest first."""
     compares: bool
@@ -82,7 +81,6 @@ def head(status: pb.GetStatusResponse, now: float) -> Head:
         next=phase_name(status.next).value if status.next else "",
         blocked=status.blocked,
         can_advance=bool(status.next) and not status.blocked,
-        way_back=PHASES[phase].way_back,
         back_to=_back_to(phase, setting),
         compares=PHASES[phase].shadow,
         rehearses=PHASES[phase].rehearses and not setting.hold,

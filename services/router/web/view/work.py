@@ -72,6 +72,7 @@ class Ledger:
     checked: str
     waiting: str
     dropped: str
+    """Never checked, for lack of room or time; "" if there are none."""
     tone: str
 
 
@@ -138,7 +139,7 @@ def ledger(counts: pb.LedgerCounts) -> Ledger:
         count(counts.lost),
         count(counts.checked),
         count(counts.waiting),
-        count(counts.dropped),
+        count(counts.dropped) if counts.dropped else "",
         "bad" if counts.lost else "good" if counts.checked else "",
     )
 
