@@ -1498,7 +1498,11 @@ REQUIREMENTS: Mapping[str, Requirement] = {
             "an_answer_that_comes_late_does_not_replace_a_later_one",
             "operators_see_the_endpoints_message_and_the_page_of_the_gate",
         )
-        + _in("unit/test_notices.py", "a_feature_refuses_settings_that_do_not_fit"),
+        + _in(
+            "unit/test_notices.py",
+            "a_feature_refuses_settings_that_do_not_fit",
+            "the_webhook_decides_about_all_phases_or_about_those_that_the_setting_names",
+        ),
     ),
     "operate.evidence": Requirement(
         "A difference is shown with request, both answers and fields, bounded, without secrets; one that the contract"

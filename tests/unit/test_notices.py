@@ -199,6 +199,20 @@ def test_an_address_that_cannot_be_used_is_refused(url: str, fault: str) -> None
         check_url("notify_url", url, "notify_secret_file")
 
 
+NEEDED: dict[str, Any] = {
+    "store_a": "127.0.0.1:1",
+    "store_b": "127.0.0.1:2",
+    "control_store": "memory:",
+    "event_log": "memory:",
+}
+
+
+def test_the_webhook_decides_about_all_phases_or_about_those_that_the_setting_names() -> None:
+    assert RouterSettings(**NEEDED).decided_phases == frozenset(Phase)
+    some = RouterSettings(**NEEDED, gate_webhook_phases="dual_read, CUTOVER")
+    assert some.decided_phases == {Phase.DUAL_READ, Phase.CUTOVER}
+
+
 @pytest.mark.parametrize(
     ("feature", "setting", "fault"),
     [
@@ -210,13 +224,7 @@ def test_an_address_that_cannot_be_used_is_refused(url: str, fault: str) -> None
 def test_a_feature_refuses_settings_that_do_not_fit(
     feature: Callable[[Any], Feature], setting: dict[str, Any], fault: str
 ) -> None:
-    needed: dict[str, Any] = {
-        "store_a": "127.0.0.1:1",
-        "store_b": "127.0.0.1:2",
-        "control_store": "memory:",
-        "event_log": "memory:",
-    }
-    flows = SimpleNamespace(settings=RouterSettings(**needed, **setting), clock=None)
+    flows = SimpleNamespace(settings=RouterSettings(**NEEDED, **setting), clock=None)
     with pytest.raises(WrongSetting, match=fault):
         feature(flows)
 
