@@ -1,6 +1,6 @@
 """A contract, read from its compiled descriptors: reads and writes, keys, shapes of lists and watches.
 
-A router knows a service only from here. To add a method to a contract, edit its .proto.
+This is all that a router uses of a service. To add a method to a contract, edit its .proto.
 """
 
 from __future__ import annotations

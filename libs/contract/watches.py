@@ -7,8 +7,8 @@ continues from the resume token. `synced`: the view is complete as of a moment a
 * Watches are level-triggered: the last of several writes is shown, earlier ones may be skipped, and a record may be
   re-sent without a write. Records come in no order, but within a view no record goes backwards.
 * `resume_token` is a position at one store, since each store sees all changes in an order of its own. At the same
-  store, the watch continues without gaps and without a new view. At the other store, or for a position that the store
-  no longer knows, a new view begins. The token is empty until a new view is complete: an interrupted view starts over.
+  store, the watch continues without gaps and without a new view. At the other store, or from a position that the store
+  no longer has, a new view begins. The token is empty until a new view is complete: an interrupted view starts over.
 * A message without records comes at least every HEARTBEAT_SECONDS, with a newer token.
 """
 

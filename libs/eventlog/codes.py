@@ -15,8 +15,8 @@ header whose name in lower case is `content-type`, or begins with `ce_` or `bato
 `baton-mac` itself. Others, such as `traceparent`, may be added or changed on the way.
 
 `tests/contracts/golden/event_codes.json` has examples for other implementations. A message has exactly one `baton-mac`.
-A code says who made an event for which topic. It does not say that the event is the newest: a repeated event is old by
-its version, and changes nothing.
+A code proves the author of an event and its topic. It does not prove that the event is the newest: a repeated event is
+old by its version, and changes nothing.
 """
 
 from __future__ import annotations

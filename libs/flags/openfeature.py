@@ -1,7 +1,7 @@
 """Any OpenFeature provider as a source of flags (https://openfeature.dev/specification).
 
-OpenFeature always answers, with the caller's default if it has no value. To tell a default from a value, each flag is
-evaluated with both defaults: if the answers differ, the flag is unset.
+OpenFeature always answers, with the caller's default if it has no value. To distinguish a default from a value, each
+flag is evaluated with both defaults: if the answers differ, the flag is unset.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The TLS handshake of an HTTP connection, which counts as one of the listener's from its first byte.
 
 asyncio's own TLS servers create the protocol only after the handshake. Until then nothing would limit the number of
-clients that connect and say nothing.
+clients that connect and stay silent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calls at `/{service}/{method}`: by Connect, or by gRPC-Web if the content type says so."""
+"""Calls at `/{service}/{method}`: by Connect, or by gRPC-Web, depending on the content type."""
 
 from __future__ import annotations
 

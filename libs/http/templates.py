@@ -4,8 +4,8 @@ Source: https://github.com/googleapis/googleapis/blob/master/google/api/http.pro
 a path begins at the last ":" of its last segment, as sent; a ":" in a name is encoded as %3A.
 
 This is stricter than the grammar in one point. An encoded slash in a value of several segments would stay "%2F", so
-that two names could not be told apart, and many clients remove "." and ".." from paths. Such names are refused; callers
-reach them over gRPC.
+that two names would look alike, and many clients remove "." and ".." from paths. Such names are refused; callers reach
+them over gRPC.
 """
 
 from __future__ import annotations

@@ -243,7 +243,7 @@ def is_local(url: str) -> bool:
 
 
 def refresh_seconds_of(source: str, seconds: float) -> float:
-    """A file is looked at every second; an address as the setting says."""
+    """A file is looked at every second; an address at the interval of the setting."""
     return seconds if is_address(source) else _FILE_SECONDS
 
 

@@ -1,7 +1,7 @@
-"""Limits of each caller at a listener, so that one caller cannot take what others need.
+"""Limits of each caller at a listener, so that one caller cannot exhaust it for others.
 
-A caller is the subject of a principal. Anonymous callers are told apart by the host of their connection; in IPv6 by its
-network of 64 bits, since one host may use every address of its network.
+A caller is the subject of a principal. Anonymous callers are distinguished by the host of their connection; in IPv6 by
+its network of 64 bits, since one host may use every address of its network.
 
 Each listener of each process counts for itself. The number of callers without a call that are remembered is limited, so
 a stranger with many names or addresses cannot fill the memory.

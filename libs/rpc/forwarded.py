@@ -46,7 +46,7 @@ def principal_of(value: bytes) -> Principal:
     except DecodeError:
         raise InvalidField(metadata.PRINCIPAL_BIN, f"{len(value)} bytes", "a message of baton.identity.v1") from None
     _check(metadata.PRINCIPAL_BIN, message.subject)
-    # Roles that a newer release knows grant nothing here.
+    # Unknown roles, of a newer release, grant nothing here.
     roles = frozenset(_ROLES[number] for number in message.roles if number in _ROLES)
     return Principal(message.subject, frozenset(message.accounts), roles)
 

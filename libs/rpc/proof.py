@@ -1,4 +1,4 @@
-"""The proof of who the caller of a stream is. It can end before the stream does.
+"""The proof of the caller of a stream. It can end before the stream does.
 
 A token expires; it or its certificate is revoked; the accounts or roles of its holder change. So the credentials that
 opened a stream are checked again while it runs. If they show something else, it ends. The caller can call again with

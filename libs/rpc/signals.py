@@ -61,7 +61,7 @@ class ServedCalls:
     """The calls of one listener."""
 
     def __init__(self, signals: Signals, listener: str, methods: Mapping[str, str], *, private: bool) -> None:
-        """`methods`: full names such as "sandbox.v1.SandboxService/GetSandbox", by the name that the gate knows.
+        """`methods`: full names such as "sandbox.v1.SandboxService/GetSandbox", by the name that the gate uses.
         `private`: its callers are processes of Baton, which call it all the time: no trace begins there."""
         self._cells = _Cells(signals.metrics.served, listener)
         self._spans = signals.spans

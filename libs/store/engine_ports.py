@@ -134,7 +134,7 @@ def next_bulk_rows(rows: int, moved: int, locked_seconds: float) -> int:
     `locked_seconds`: how long it held its locks."""
     if locked_seconds > BULK_LOCK_SECONDS:
         return max(rows // 2, FEWEST_BULK_ROWS)
-    # A short one says nothing about longer ones.
+    # A short one shows nothing about longer ones.
     return min(rows + rows // 4, BULK_ROWS) if moved == rows and locked_seconds < BULK_LOCK_SECONDS / 2 else rows
 
 

@@ -61,7 +61,7 @@ _BUCKETS = f"SELECT {BUCKET} FROM json_each(?) n JOIN bucket b ON b.bucket = n.v
 _PUT_BUCKET = (
     "UPDATE bucket SET term = ?, version = ?, owner = ? WHERE bucket = ? AND (term, version, owner) = (?, ?, ?)"
 )
-# Of two events at one place of two logs, one without a right code makes no other one go.
+# If two logs have an event at the same position, one without a right code does not replace another one.
 _PARK = (
     "INSERT OR REPLACE INTO parked (part, at, key, reason, event, headers, topic, unauthenticated)"
     " WITH made (part, at, key, reason, event, headers, topic, unauthenticated) AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?))"

@@ -69,7 +69,7 @@ def phase_name(setting: pb.Setting) -> str:
 
 
 def owned_by_b(status: pb.GetStatusResponse) -> int:
-    """Number of records, as far as the router knows."""
+    """Number of records, as the router reports it."""
     return next((store.owned_records for store in status.stores if pb_store(store) == "B"), 0)
 
 
@@ -255,7 +255,7 @@ class Walk:
         return await self._move(change, lambda setting: not setting.hold)
 
     async def taken_back(self) -> pb.GetStatusResponse:
-        """Wait until an automatic rollback has set a hold, and the router knows its reason. It reads that after the
+        """Wait until an automatic rollback has set a hold, and the router reports its reason. It reads that after the
         setting."""
         last = await self.status()
 

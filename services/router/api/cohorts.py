@@ -83,7 +83,7 @@ class CohortMethods:
 
 
 def earlier_routers(setting: Setting, measurement: Measurement) -> list[str]:
-    """An alert for each live router that does not know cohorts while there are some."""
+    """An alert for each live router that does not support cohorts, while there are cohorts."""
     names = measurement.without("cohorts") if setting.cohorts else ()
     return [
         f"router {name} is of an earlier release and moves the records of cohorts back: upgrade or stop it"

@@ -56,8 +56,8 @@ class Advertised:
     envoy: str = ""
     """Address where Envoys listen; "" for none."""
     certificate_provider: str = ""
-    """Instance of a certificate provider in the clients' bootstrap; "" for connections as the client's credentials
-    say."""
+    """Instance of a certificate provider in the clients' bootstrap; "" to leave the choice to the client's credentials.
+    """
     server_name: str = ""
     """Name that certificates of stores and routers must have, if there is a provider; "" for any of the provider's CA.
     """

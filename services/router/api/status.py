@@ -1,4 +1,4 @@
-"""The status of a migration, as one router knows it: the one source for command line, dashboard and metrics."""
+"""The status of a migration, as one router sees it: the only source for command line, dashboard and metrics."""
 
 from __future__ import annotations
 

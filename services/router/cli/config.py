@@ -1,4 +1,4 @@
-"""`baton config`: the settings of a program as it would start here, and the place that each comes from."""
+"""`baton config`: the settings of a program as it would start here, and the source of each."""
 
 from __future__ import annotations
 

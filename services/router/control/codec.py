@@ -1,7 +1,6 @@
 """The JSON form of settings, gate results and jobs in a control store. Keys are the names of the fields.
 
-Routers of two releases write the same rows. A router keeps the fields of a newer release that it does not know, and
-writes them again.
+Routers of two releases write the same rows. A router keeps unknown fields, of a newer release, and writes them again.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class RememberedValues(Protocol):
     ControlUnavailable within two seconds."""
 
     async def remember(self, name: str, value: str) -> None:
-        """Store a value under a name, in place of the former one."""
+        """Store a value under a name, and replace the former one."""
         ...
 
     async def remembered(self, name: str) -> str | None:

@@ -34,7 +34,7 @@ class OwnCall(BatonError):
 
 
 class NewerCall(BatonError):
-    """The call has a part that this router does not know: approve it at a router of the release that made it."""
+    """The call has a part that this router does not support: approve it at a router of the release that made it."""
 
     code = "FAILED_PRECONDITION"
     reason = "NEWER_CALL"

@@ -6,7 +6,7 @@ complete, does not roll back, nor does a share that is above the limit only on a
 Rule 2: B has answered enough calls in the window.
 Rule 3: A serves, and its own share of faults in the window is lower by at least the margin. A fault that both stores
 share, such as an overloaded machine, does not go away at A. While B is healthy, A gets few calls. If they are too few
-for a share, A counts as free of faults while its status says that it serves.
+for a share, A counts as free of faults while its status shows that it serves.
 Rule 4: at most one automatic rollback per pause. If B fails again so soon after operators sent traffic back to it, they
 decide.
 Rule 5: no automatic rollback while all traffic is held at A, nor in a phase without a way back.
@@ -115,7 +115,7 @@ def rolled_back(setting: Setting) -> Setting:
 
 
 def a_rate(counts: Counts) -> float:
-    """A's faults as a share of all its answers. While B is away, A is asked for B's records too, and denies them."""
+    """A's faults as a share of all its answers. While B is away, A gets calls on B's records too, and denies them."""
     return counts.faults / counts.answered if counts.answered else 0.0
 
 

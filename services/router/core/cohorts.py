@@ -9,9 +9,9 @@
    the gate `buckets-done` keeps CUTOVER shut until then.
 4. A share above 0 is set only where cohorts steer; CUTOVER keeps it for a way back to DUAL_READ. A rollback that sends
    everything to A sets each share to 0, as it sets the canary to 0, so that a record does not leave A again before an
-   operator says so.
-5. A router knows the name in a call, and the account only of a create and of a caller with one account. If a cohort by
-   account may want the record elsewhere, the call moves no record (`plan.Target.moves`); the mover, which reads the
+   operator decides so.
+5. A call shows the name to a router, but the account only for a create and for a caller with one account. If a cohort
+   by account may want the record elsewhere, the call moves no record (`plan.Target.moves`); the mover, which reads the
    stores' indexes of accounts, does.
 """
 

@@ -65,7 +65,7 @@ class Example:
 
     @property
     def slot(self) -> int:
-        """The first place for an example of this sort."""
+        """The first slot for an example of this sort."""
         _, operation, fields = self.sort
         text = "\0".join((operation, *fields))
         return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "big") % SLOTS

@@ -24,7 +24,7 @@ class Decided(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The state of the migration as one router knows it. None: unknown. Counts are those of all routers."""
+    """The state of the migration as one router sees it. None: unknown. Counts are those of all routers."""
 
     audit_seconds_ago: float | None = None
     """Seconds since the last audit ended, below 0 if dated in the future; None: there was none."""

@@ -132,7 +132,7 @@ class Job:
 
 def same(job: Job, wanted: Job) -> Job:
     """The job that occupies the lane, if it has the wanted arguments and has not failed. Otherwise raises JobUnderWay,
-    which says how to free the lane."""
+    whose message explains how to free the lane."""
     if job.arguments == wanted.arguments and job.state is not JobState.FAILED:
         return job
     if job.state.wants_a_runner:

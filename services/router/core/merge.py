@@ -1,8 +1,8 @@
 """Merge of two stores' pages of a list. Each store has all records, some of them in an old version.
 
 Rule: of two rows of a name the higher version is the record, and only its store's result of the filter counts. One of
-the two rows is always the newest, so the page has every acknowledged record and no old one. A full page says nothing
-about names after its last one, so the merged page ends there.
+the two rows is always the newest, so the page has every acknowledged record and no old one. A full page does not show
+which names follow its last one, so the merged page ends there.
 
 Names are compared as strings: the order of code points is the bytewise order of UTF-8.
 """

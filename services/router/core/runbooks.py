@@ -344,6 +344,6 @@ def of_line(line: str) -> str:
 
 
 def of_gate(gate: str) -> str:
-    """The page of a gate; "" if this release does not know the gate."""
+    """The page of a gate; "" if this release has no such gate."""
     found = GATES.get(gate)
     return "" if found is None else BY_NAME[found.page].path

@@ -36,7 +36,7 @@ class Difference:
 
 
 def hashed(seen: ShownRecord, secret: bytes) -> str:
-    """Hash that tells contents apart without showing them. The secret prevents guessing them from the hash."""
+    """Hash that distinguishes contents without showing them. The secret prevents guessing them from the hash."""
     return seen.status or blake2b(seen.reply, digest_size=8, key=secret).hexdigest()
 
 

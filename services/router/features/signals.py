@@ -18,7 +18,8 @@ from services.router.flows.traffic import Traffic
 
 
 def metrics(flows: SharedFlows) -> Feature:
-    """Export the metrics of a router. Routers report what they know, so alerts take the maximum over them."""
+    """Export the metrics of a router. Each router reports the evidence that it has, so alerts take the maximum over
+    them."""
     cache = flows.connections.cache
     EvidenceMetrics(
         flows.connections.meter,

@@ -1,4 +1,4 @@
-"""The features that ask or tell an endpoint of somebody else: notices, and the gate `webhook`."""
+"""The features that call an external endpoint: notices, and the gate `webhook`."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 _AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED})
 _ONE_IP = re.compile(r"(?:[0-9.]+|\[[0-9A-Fa-f:]+\]):[0-9]+")
 _ANSWERS = LOG_REASONS | {LocksUnavailable.reason}
-"""Reasons from the store itself under a code of an outage: the store is available and knows the outcome."""
+"""Reasons from the store itself under a code of an outage: the store is available, and the outcome is certain."""
 
 
 class Refused(BatonError):

@@ -122,5 +122,5 @@ def _head() -> str:
 
 @cache
 def _versions() -> tuple[str, ...]:
-    """The versions that this program knows, newest first. To read them from the files takes longer than a query."""
+    """The versions that this program supports, newest first. To read them from the files takes longer than a query."""
     return tuple(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())

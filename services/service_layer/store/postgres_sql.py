@@ -275,10 +275,10 @@ PARK = (
     " $8::boolean[]) ON CONFLICT (part, place) DO UPDATE"
     " SET key = excluded.key, reason = excluded.reason, event = excluded.event, headers = excluded.headers,"
     " topic = excluded.topic, unauthenticated = excluded.unauthenticated"
-    # But one without a right code makes no other one go.
+    # An event without a right code does not replace another one.
     " WHERE p.unauthenticated OR NOT excluded.unauthenticated"
 )
-# Events, bytes. Processes of several partitions do so at once.
+# Events, bytes. Processes of several partitions run it at once.
 TRIM_UNAUTHENTICATED = """
 DELETE FROM parked WHERE ctid = ANY(ARRAY(
   SELECT p.ctid FROM parked p JOIN (

@@ -1,6 +1,6 @@
 """The live panel of a demo: the phases, the two stores side by side, the clients, and the current step.
 
-Nothing is said by colour alone: phases and stores have words and signs, and the bar of the buckets has two textures.
+Colour alone carries no meaning: phases and stores have words and signs, and the bar of the buckets has two textures.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ WRITE_SECONDS = 5.0
 
 
 class DifferenceNotFound(BatonError):
-    """There is no such example of a difference. A later one may have taken its place."""
+    """There is no such example of a difference. A later one may have replaced it."""
 
     code = "NOT_FOUND"
     reason = "DIFFERENCE_NOT_FOUND"
@@ -39,7 +39,7 @@ class DifferenceBook:
         self.loop = Loop("differences", self._body)
 
     def offer(self, example: Example) -> None:
-        """Keep an example in place of the former one of its sort. Returns at once."""
+        """Keep an example, and replace the former one of its sort. Returns at once."""
         has_room = example.sort in self._due or len(self._due) < SLOTS
         if example.difference.kind in KINDS and has_room:
             self._due[example.sort] = example

@@ -2,7 +2,7 @@
 
 Every store sees every change, by write or by apply. So a watch stays at the store where it began, in every phase and
 during handoffs. If the stream breaks, the router attaches it to the same store again, from the position of the last
-answer: no change is missed or repeated. Only if the store stays unreachable, or must no longer be asked, the watch
+answer: no change is missed or repeated. Only if the store stays unreachable, or may no longer be called, the watch
 continues at the other store. That store does not have the position, so it begins a new view, marked `reset`, which may
 lack the newest writes of the unreachable store until they arrive.
 """
@@ -33,7 +33,7 @@ STILL_SECONDS = 3 * HEARTBEAT_SECONDS
 """A store that is silent for this long counts as lost."""
 
 FIRST_PAUSE_SECONDS = 0.05
-"""Pause before the store is asked again. It doubles each time, up to LONGEST_PAUSE_SECONDS."""
+"""Pause before the store is called again. It doubles each time, up to LONGEST_PAUSE_SECONDS."""
 LONGEST_PAUSE_SECONDS = 0.5
 
 
@@ -65,7 +65,7 @@ class _Search:
     turned: bool = False
     """Whether the other store is tried too."""
     too_old: set[Store] = field(default_factory=set)
-    """Stores that have met a record of a schema version that they do not know."""
+    """Stores that have met a record of a schema version that they do not support."""
 
     def found(self, patience_seconds: float) -> None:
         self.patience_seconds = patience_seconds
@@ -118,7 +118,7 @@ class WatchStreams:
         return store is Store.B or self._steering.current.rule.way_back
 
     def _other_may_show(self, search: _Search) -> bool:
-        """Whether the other store may know the schema version that this one does not."""
+        """Whether the other store may support the schema version that this one does not."""
         search.too_old.add(search.store)
         return search.store.other not in search.too_old and self._may_ask(search.store.other)
 

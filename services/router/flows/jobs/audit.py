@@ -95,7 +95,7 @@ class Audit:
         return LANE
 
     async def check(self, arguments: Mapping[str, str]) -> None:
-        """Check the accepted kinds of findings against the kinds that A knows. If A is unavailable, the job checks
+        """Check the accepted kinds of findings against the kinds that A supports. If A is unavailable, the job checks
         them later. Raises InvalidField."""
         accept, a = _arguments(arguments).accept, self._stores[Store.A]
         if accept:

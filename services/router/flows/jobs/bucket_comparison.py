@@ -45,8 +45,8 @@ class BucketPair(NamedTuple):
 
     @property
     def differing_parts(self) -> list[int]:
-        """Parts of the bucket whose digests differ; empty: rows of all parts may. Of a store that knows no parts, they
-        are none, so all parts with rows at the other one differ."""
+        """Parts of the bucket whose digests differ; empty: rows of all parts may. A store that does not support parts
+        reports none, so all parts with rows at the other one differ."""
         both = zip_longest(self.a.parts, self.b.parts, fillvalue=0)
         return [part for part, (a, b) in enumerate(both) if a != b]
 

@@ -161,7 +161,7 @@ class Replay:
     async def step(self, at: Position) -> Step:
         """Raises the errors of the stores and the log, and JobFailed if the log has dropped the next event."""
         journey = _Progress.decode(at.checkpoint) if at.checkpoint else await self._begin(at.arguments)
-        # Asked at each step: a store may require codes from now on.
+        # Checked at each step: a store may require codes from now on.
         work = ReplayWriter(self._stores, self._log, at.arguments, journey.counts, await self._check(at.arguments))
         began = journey.read
         if journey.left:

@@ -39,7 +39,7 @@ class BucketTerm(NamedTuple):
 
 
 class ShareCounts(NamedTuple):
-    """Size of the lost store's share, as far as the seizing store knows it.
+    """Size of the lost store's share, as far as the seizing store has it.
 
     `bucket_owners`: buckets in which the lost store may create records. `records`: records that the seizing store does
     not own. `buckets`: buckets in the share."""

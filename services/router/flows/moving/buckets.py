@@ -37,7 +37,7 @@ class Bucket:
 
     @property
     def on_their_way(self) -> int:
-        """Records that no store owns, approximately: the stores were asked one after the other."""
+        """Records that no store owns, approximately: the stores answered one after the other."""
         return self.most_rows - sum(self.owned.values())
 
     @property
@@ -58,8 +58,8 @@ class Bucket:
         return self.bucket_owner is home and not self.apart[home] and not self.to_move(home)
 
     def to_move(self, home: Store) -> int:
-        """Number of records that are not where they belong. The store that the bucket leaves may have been asked for
-        its count before it was asked for the names."""
+        """Number of records that are not where they belong. The store that the bucket leaves may have answered with its
+        count before it listed the names."""
         return abs(self.owned.get(home.other, 0) - len(self.apart[home.other])) + len(self.apart[home])
 
 

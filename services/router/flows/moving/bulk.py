@@ -3,7 +3,7 @@
 Neither step carries payloads, because the target has the records already. A record that the target cannot take, for
 example because its last write has not arrived yet, is released again alone, which returns it whole.
 
-A bulk release cannot be asked for again: the source does not own these records any more. So if its answer is lost, or
+A bulk release cannot be repeated: the source does not own these records any more. So if its answer is lost, or
 this router ends here, the event of the release brings the records home, and if the target could not take them then,
 `Strays` does.
 """
@@ -57,7 +57,7 @@ class BulkMoves:
         self._steps = asyncio.Semaphore(STEPS)
 
     async def is_known(self) -> bool:
-        """Whether both stores know bulk releases. A process of an earlier release would park their events."""
+        """Whether both stores support bulk releases. A process of an earlier release would park their events."""
         for client in self._stores.values():
             status = await client.ask(client.replication.GetStatus, pb.GetStatusRequest(), BULK_SECONDS)
             if not status.adopts_bulk:

@@ -2,7 +2,7 @@
 
 The mover moves buckets, and these records one by one. It finds them by their names, or in the stores' indexes of
 accounts, so a look costs as much as the cohorts have records. Therefore it looks again only if the counts of a bucket
-do not fit what it knows, or after `REFRESH_SECONDS`, and spends at most a tenth of the time on it.
+do not fit the records found, or after `REFRESH_SECONDS`, and spends at most a tenth of the time on it.
 """
 
 from __future__ import annotations

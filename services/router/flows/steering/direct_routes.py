@@ -1,4 +1,4 @@
-"""The direct routes as this router knows them now, for clients with xDS and for the stores."""
+"""The current direct routes at this router, for clients with xDS and for the stores."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The history of a migration, folded from its journal: phases, overrides, rollbacks and interventions.
 
-Each change of the setting makes the next generation and one entry of the journal. So a history that knows generation n
+Each change of the setting makes the next generation and one entry of the journal. So a history up to generation n
 misses exactly the entries of the generations after n. Lists keep their newest entries and count all.
 """
 

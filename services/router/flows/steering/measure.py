@@ -44,7 +44,7 @@ NOTHING = ShadowCounts()
 
 
 class RoutersNotReady(BatonError):
-    """A live router is of an earlier release, which does not know this rule: upgrade or stop it first."""
+    """A live router is of an earlier release, which does not support this rule: upgrade or stop it first."""
 
     code = "FAILED_PRECONDITION"
     reason = "ROUTERS_NOT_READY"
@@ -260,7 +260,7 @@ class Measurement:
         return [(self._router, self._sources.identity(), 0.0), *sorted(others, key=lambda other: other[0])]
 
     def without(self, setting_field: str) -> list[str]:
-        """Return the names of the live routers that do not know this field of the setting."""
+        """Return the names of the live routers that do not support this field of the setting."""
         return sorted(name for name, one in self._fresh_others() if setting_field not in one.setting_fields)
 
     def ledger(self) -> LedgerCounts:
@@ -357,7 +357,7 @@ class Measurement:
 
 
 def check_routers(measurement: Measurement, setting_field: str) -> None:
-    """Raises RoutersNotReady unless every live router knows this field of the setting."""
+    """Raises RoutersNotReady unless every live router supports this field of the setting."""
     obstacles = [f"router {name} is of an earlier release" for name in measurement.without(setting_field)]
     if not measurement.fresh:
         obstacles.append("the reports of the other routers cannot be read")

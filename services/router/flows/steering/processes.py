@@ -1,4 +1,4 @@
-"""The processes of the stores that a router knows."""
+"""The processes of the stores that a router has seen."""
 
 from __future__ import annotations
 

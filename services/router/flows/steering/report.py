@@ -70,7 +70,7 @@ class DirectCalls:
 
     @property
     def weight(self) -> int:
-        """Number of the latest calls: the router that has seen the most of them knows the most."""
+        """Number of the latest calls: the view of the router with the most calls counts."""
         return sum(counts.calls for counts in self.recent.values()) + self.last_minute
 
     @property
@@ -103,7 +103,7 @@ class Measured:
     identity: Identity | None = None
     """None from an earlier release."""
     setting_fields: frozenset[str] = frozenset()
-    """Fields of the setting that the router knows; empty from an earlier release."""
+    """Fields of the setting that the router supports; empty from an earlier release."""
     direct: DirectCalls | None = None
     """None without direct calls."""
     operations: Mapping[Store, Counter[str]] = field(default_factory=dict)

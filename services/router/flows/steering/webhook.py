@@ -1,6 +1,6 @@
 """Requests to an endpoint of somebody else, signed: notices go there, and a gate asks there.
 
-They are signed as Standard Webhooks 1.0 says (https://www.standardwebhooks.com): the headers `webhook-id`,
+They are signed by Standard Webhooks 1.0 (https://www.standardwebhooks.com): the headers `webhook-id`,
 `webhook-timestamp` and `webhook-signature`, which is "v1," and the HMAC-SHA256 of "ID.TIMESTAMP.BODY" in base64.
 """
 

@@ -72,7 +72,7 @@ class Repair:
 
 
 def compared(found: pb.GetShadowResponse, examples: Sequence[pb.DifferenceExample] = ()) -> Compared:
-    """`found`: counts and latest differences of this router. `examples`: of all routers, in place of the latter."""
+    """`found`: counts and latest differences of this router. `examples`: of all routers, instead of the latter."""
     total = found.total
     labels = ("match", "allowed", "stale", "mismatch", "missing", "error", "dropped")
     numbers = [(label, getattr(total, label)) for label in labels]
