@@ -64,7 +64,7 @@ class PreviewCohortRequest(_message.Message):
     name: _builtins.str
     """Name of a cohort, of the setting or of `cohorts`."""
     assume: _builtins.bool
-    """Count what would move if these were the cohorts, in this order. Otherwise those of the setting count."""
+    """Count the records that would move if these were the cohorts, in this order. Otherwise those of the setting count."""
     @_builtins.property
     def cohorts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cohort]: ...
     def __init__(
@@ -94,9 +94,9 @@ class PreviewCohortResponse(_message.Message):
     records: _builtins.int
     """Records of the cohort, deleted ones too."""
     at_b: _builtins.int
-    """Those that B owns now."""
+    """Records that B owns now."""
     to_b: _builtins.int
-    """Those that would move to B, and to A."""
+    """Records that would move to B, and to A."""
     to_a: _builtins.int
     more: _builtins.bool
     """There are more records, which are not counted."""

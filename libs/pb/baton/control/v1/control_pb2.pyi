@@ -2179,7 +2179,7 @@ class ShadowTally(_message.Message):
     dropped: _builtins.int
     """Reads that were sampled but dropped because the queue was full."""
     allowed: _builtins.int
-    """Reads of which the answers differ as the contract allows: in the order of a list, or in times within a tolerance."""
+    """Reads whose answers differ as the contract allows: in the order of a list, or in times within a tolerance."""
     def __init__(
         self,
         *,

@@ -115,7 +115,7 @@ class OpenItem(_message.Message):
     inconclusive: _builtins.bool
     """There is not enough evidence. If false, the condition is violated."""
     text: _builtins.str
-    """What was found, in words."""
+    """Findings, in words."""
     remedy: _builtins.str
     """Remedy for the operator."""
     def __init__(
@@ -252,7 +252,7 @@ class RetirementStep(_message.Message):
     """Command or action of the operator."""
     state: Global___RetirementStep.State.ValueType
     check: _builtins.str
-    """What the check found, in words."""
+    """Findings of the check, in words."""
     def __init__(
         self,
         *,
@@ -406,7 +406,7 @@ class RecordBackupRequest(_message.Message):
     file_digest: _builtins.str
     @_builtins.property
     def sum(self) -> Global___ExportSum:
-        """As read back from the file."""
+        """Sums over the records that were read back from the file."""
 
     def __init__(
         self,

@@ -1170,7 +1170,7 @@ class AdoptBulkResponse(_message.Message):
     OLD_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     taken: _builtins.int
-    """Number of records that this store owns now, and of those of which it has a higher version."""
+    """Number of records that this store owns now, and of those that it has in a higher version."""
     old: _builtins.int
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1782,14 +1782,14 @@ class DigestBucketsResponse(_message.Message):
         digest: _builtins.int
         """XOR over the rows of the 64-bit digest of key, version, owner and payload."""
         content: _builtins.int
-        """As `digest`, recomputed from the rows and from the columns beside their payloads. Only if `deep` was set."""
+        """Like `digest`, recomputed from the rows and from the columns beside their payloads. Only if `deep` was set."""
         envelope: _builtins.int
-        """As `content`, over the fields that `digest` leaves out: last write, deleted or not, schema version, versions
+        """Like `content`, over the fields that `digest` leaves out: last write, deleted or not, schema version, versions
         before seizures. Absent if `deep` was not set, and from older stores.
         """
         @_builtins.property
         def parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-            """XOR as `digest`, for each part: part n has the rows whose own digest is n modulo 64. Empty if `parts` was not
+            """XOR like `digest`, for each part: part n has the rows whose own digest is n modulo 64. Empty if `parts` was not
             set, and from older stores.
             """
 

@@ -206,7 +206,7 @@ class ReplicationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AdoptBulk(self, request, context):
-        """Adopts the records of a bulk release of which this store has exactly the row that was released, with its requests.
+        """Adopts the records of a bulk release whose row here is exactly the released one, with its requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

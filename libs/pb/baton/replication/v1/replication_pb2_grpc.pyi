@@ -50,7 +50,7 @@ class ReplicationServiceStub:
     Leaves out records that are locked or cannot be released. A repeated call releases further records.
     """
     AdoptBulk: _grpc.UnaryUnaryMultiCallable[_replication_pb2.AdoptBulkRequest, _replication_pb2.AdoptBulkResponse]
-    """Adopts the records of a bulk release of which this store has exactly the row that was released, with its requests."""
+    """Adopts the records of a bulk release whose row here is exactly the released one, with its requests."""
     ListBuckets: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ListBucketsRequest, _replication_pb2.ListBucketsResponse]
     """Returns the owners of some buckets, or of all."""
     ReleaseBuckets: _grpc.UnaryUnaryMultiCallable[_replication_pb2.ReleaseBucketsRequest, _replication_pb2.ReleaseBucketsResponse]
@@ -114,7 +114,7 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     Leaves out records that are locked or cannot be released. A repeated call releases further records.
     """
     AdoptBulk: _aio.UnaryUnaryMultiCallable[_replication_pb2.AdoptBulkRequest, _replication_pb2.AdoptBulkResponse]  # type: ignore[assignment]
-    """Adopts the records of a bulk release of which this store has exactly the row that was released, with its requests."""
+    """Adopts the records of a bulk release whose row here is exactly the released one, with its requests."""
     ListBuckets: _aio.UnaryUnaryMultiCallable[_replication_pb2.ListBucketsRequest, _replication_pb2.ListBucketsResponse]  # type: ignore[assignment]
     """Returns the owners of some buckets, or of all."""
     ReleaseBuckets: _aio.UnaryUnaryMultiCallable[_replication_pb2.ReleaseBucketsRequest, _replication_pb2.ReleaseBucketsResponse]  # type: ignore[assignment]
@@ -223,7 +223,7 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _replication_pb2.AdoptBulkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_replication_pb2.AdoptBulkResponse, _abc.Awaitable[_replication_pb2.AdoptBulkResponse]]:
-        """Adopts the records of a bulk release of which this store has exactly the row that was released, with its requests."""
+        """Adopts the records of a bulk release whose row here is exactly the released one, with its requests."""
 
     @_abc_1.abstractmethod
     def ListBuckets(
