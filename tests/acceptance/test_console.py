@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ playwright = pytest.importorskip("playwright.async_api", reason="Playwright is n
 
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 BOUND_MILLISECONDS = 60_000
+OUTCOME = re.compile(r"^Now [A-Z_]+, generation \d+\.$")
+"""A plan may have the word too."""
 POSTED = """
 async () => (await fetch("/console/do/lift", {method: "POST", body: new URLSearchParams({generation: "1"})})).status
 """
@@ -111,7 +114,7 @@ class Tab:
         if reason:
             await dialog.get_by_label("Reason").fill(reason)
         await dialog.get_by_role("button", name=button, exact=True).click()
-        await dialog.get_by_text("Now ").wait_for()
+        await dialog.get_by_text(OUTCOME).wait_for()
         await self.page.keyboard.press("Escape")
 
     async def faults(self) -> list[str]:
@@ -218,7 +221,7 @@ async def _has_no_faults(tab: Tab, phone: Tab, generation: int) -> None:
         await narrow.keyboard.press("Escape")
     dialog = await tab.plan("canary")
     await dialog.get_by_role("button", name="Set 10 %").click()
-    await dialog.get_by_text("Now ").wait_for()
+    await dialog.get_by_text(OUTCOME).wait_for()
     assert await tab.faults() == [], "the outcome"
     await page.keyboard.press("Escape")
     for link in (f"journal/{generation}", "record?name=sandboxes/none", "record", "difference/none", "journal/999"):
