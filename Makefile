@@ -83,10 +83,17 @@ check-docs: env ## fail if a document is not fresh, or a link leads nowhere
 	$(BIN)/python docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-lint: env check-protos check-openapi check-docs ## check style, types, imports, protos and documents
+# The types take as long as all other checks together, so they run beside them.
+lint: env ## check style, types, imports, protos and documents
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check-types check-protos check-openapi check-docs check-style
+
+.PHONY: check-types check-style
+check-types: env
+	$(BIN)/mypy libs services tests protos/generate.py protos/openapi.py deploy/make_alerts.py docs clients/python
+
+check-style: image
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy libs services tests protos/generate.py protos/openapi.py deploy/make_alerts.py docs clients/python
 	$(BIN)/lint-imports
 	$(BIN)/python deploy/make_alerts.py --check
 	$(BIN)/python deploy/make_dashboards.py --check
