@@ -4,14 +4,11 @@ The servers are plain objects without an event loop, so tests of any loop scope 
 killed or paused runs again for the next test that requests it.
 """
 
-from __future__ import annotations
-
 import gc
 import itertools
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,9 +21,6 @@ from libs.proving.servers.stack import server_directory
 from tests import commands, forks
 from tests.leaks import SESSION_SERVERS, no_process_is_left, no_task_is_left, pytest_itemcollected
 from tests.servers import make_usable
-
-if TYPE_CHECKING:
-    from tests.databases import StoreDatabases
 
 # pytest finds fixtures and hooks here by name.
 __all__ = ["no_process_is_left", "no_task_is_left", "pytest_itemcollected"]
@@ -137,22 +131,24 @@ def postgres_dsn(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def store_databases(postgres_server: Postgres) -> StoreDatabases:
-    """The databases that `store_dsn` hands out."""
+def store_template(postgres_server: Postgres) -> None:
+    """The database that those of `store_dsn` are copies of."""
     make_usable(postgres_server)
     # Few sessions need these imports.
-    from tests.databases import StoreDatabases
+    from tests.databases import make_template
 
-    return StoreDatabases(postgres_server)
+    make_template(postgres_server)
 
 
 @pytest.fixture
-def store_dsn(postgres: Postgres, store_databases: StoreDatabases) -> Iterator[str]:
+def store_dsn(postgres: Postgres, store_template: None) -> Iterator[str]:
     """Address of a database for the test, with B's schema and no records, in asyncpg's form."""
-    name = store_databases.take()
-    yield postgres.dsn_of(name)
+    from tests.databases import copy_template
+
+    name = f"test_{next(_numbers)}"
+    yield copy_template(postgres, name)
     if postgres.process.running:
-        store_databases.give_back(name)
+        postgres.drop_database(name)
 
 
 @pytest.fixture
