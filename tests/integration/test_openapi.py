@@ -26,7 +26,7 @@ from tests.http_client import ask
 ROOT = Path(__file__).parents[2]
 SHIPPED = json.loads((ROOT / "libs/pb/sandbox/v1/openapi.json").read_text())
 EXAMPLES = os.environ.get("BATON_TEST_EXAMPLES", "")
-RUN_SECONDS = 120 + 20 * int(EXAMPLES or 0)
+RUN_SECONDS = 300 + 20 * int(EXAMPLES or 0)
 
 SETTINGS = {"a": "SIMPLE_MCP_HTTP", "b-1": "SERVICE_LAYER_HTTP", "router-1": "BATON_ROUTER_HTTP"}
 
