@@ -67,6 +67,8 @@ from libs.telemetry.vitals import Gauges, vitals
 log = logging.getLogger(__name__)
 
 _Results = pb.ReleaseRecordsResponse
+COUNT_SECONDS = 0.7
+"""The database may take this long for the counts of a status. A router waits a second for the whole answer."""
 _OUTCOMES = {
     Outcome.RELEASE: _Results.OUTCOME_RELEASED,
     Outcome.RELEASED: _Results.OUTCOME_RELEASED,
@@ -177,11 +179,13 @@ class Replication(DirectMethods, OutboxMethods, ParkedMethods, ReplicationServic
             answer.locks.CopyFrom(locks_to_pb(facts.process, facts.locks))
         answer.now_time.FromNanoseconds(int(self._clock.now() * 1e9))
         try:
-            await self._count(answer)
-        except BatonError as error:
-            # A store whose database is unavailable still reports that.
-            answer.serving = False
-            answer.reason = answer.reason or error.message
+            async with asyncio.timeout(COUNT_SECONDS):
+                await self._count(answer)
+        except (BatonError, TimeoutError) as error:
+            # A store whose database is unavailable still reports that, before its caller's patience ends.
+            late = f"The store's database does not answer within {COUNT_SECONDS:g} s."
+            answer.serving, answer.uncounted = False, True
+            answer.reason = answer.reason or (error.message if isinstance(error, BatonError) else late)
         return answer
 
     async def _count(self, answer: pb.GetStatusResponse) -> None:

@@ -589,6 +589,7 @@ COMMENTS: dict[str, tuple[str, Any]] = {
     'baton.replication.v1.GetStatusResponse.server_id': ("Identity of the database server (PostgreSQL's system identifier). Empty if there is none.", None),
     'baton.replication.v1.GetStatusResponse.serves_subjects': ('That process serves requests of its direct callers under their subjects, rather than under "anonymous". Absent from a release that looks requests up under one principal only.', None),
     'baton.replication.v1.GetStatusResponse.serving': ('False while the store starts, drains or is fenced. Then only this method and the recovery API answer.', None),
+    'baton.replication.v1.GetStatusResponse.uncounted': ("The store's database did not answer, so every count is missing. `reason` says why.", None),
     'baton.replication.v1.GetStatusResponse.unfilled_records': ('Rows of the old program, among `records`, that the store has not completed yet. While there are any, it returns no digests and no copies by bucket, and moves no buckets. An estimate in the first seconds.', None),
     'baton.replication.v1.GetStatusResponse.vitals': ('Resources of the process that answers.', None),
     'baton.replication.v1.Identity': ('Identity of a database, and its progress.', None),

@@ -204,7 +204,7 @@ FIELDS: dict[str, str] = {
     'baton.replication.v1.GetStandingRequest': 'bucket_owners',
     'baton.replication.v1.GetStandingResponse': 'now serving fence_reason other conflicts bucket_owners store order',
     'baton.replication.v1.GetStatusRequest': 'serves_subjects generation',
-    'baton.replication.v1.GetStatusResponse': 'store serving reason outbox feed records owned_records owned_buckets schema_version backend now_time server_id vitals clients connections locks fence_reason conflicts unfilled_records public_auth public_auth_optional process serves_subjects certificate account_records adopts_bulk pools',
+    'baton.replication.v1.GetStatusResponse': 'store serving reason outbox feed records owned_records owned_buckets schema_version backend now_time server_id vitals clients connections locks fence_reason conflicts unfilled_records public_auth public_auth_optional process serves_subjects certificate account_records adopts_bulk pools uncounted',
     'baton.replication.v1.Identity': 'database changes',
     'baton.replication.v1.ListBucketsRequest': 'buckets',
     'baton.replication.v1.ListBucketsResponse': 'bucket_owners disputed',

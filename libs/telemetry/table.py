@@ -170,6 +170,11 @@ GROUPS = (
                 "trigger",
             ),
             gauge(
+                "baton.rollback.alarm",
+                "",
+                "1 while B fails and Baton may not roll back by itself, so that an operator has to decide, else 0",
+            ),
+            gauge(
                 "baton.job.progress",
                 "1",
                 "Share of the newest job of a lane that is done. Unknown without a known total",
@@ -245,6 +250,13 @@ GROUPS = (
         (
             gauge("baton.store.reachable", "", "1 if the store answered the last query, else 0", "store"),
             gauge("baton.store.serving", "", "1 if the store is reachable and serves, else 0", "store"),
+            gauge(
+                "baton.store.processes.missing",
+                "{process}",
+                "Addresses of the store without a process that answers. Unknown in a router's first minute",
+                "store",
+                optional=True,
+            ),
             gauge("baton.store.records", "{record}", "Records that the store has", "store"),
             gauge("baton.store.owned.records", "{record}", "Records that the store owns", "store"),
             gauge("baton.store.owned.buckets", "{bucket}", "Buckets that the store owns", "store"),

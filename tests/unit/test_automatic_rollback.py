@@ -46,6 +46,19 @@ def test_the_reason_has_the_figures() -> None:
     assert "120 server faults in 600 calls (20.0%) of B's in 30 s" in verdict.reason
 
 
+@pytest.mark.parametrize(("calls", "ruling"), [(3, KEEP), (4, ALERT)])
+def test_too_few_calls_for_a_rollback_call_a_person_if_they_are_enough_for_a_share(calls: int, ruling: Action) -> None:
+    """18 and 24 calls in half a minute, all of them faults."""
+    seconds = ([(NOTHING, Counts(calls, calls))] + [(NOTHING, NOTHING)] * 4) * 8
+    found = decide(Observation(NOW, seconds[:SEEN], a_serves=True, last_seconds_ago=None), Limits())
+    assert found.action is ruling
+    assert "200" in found.reason
+
+
+def test_few_calls_without_faults_call_nobody() -> None:
+    assert ruled(window(Counts(1))) is KEEP
+
+
 @pytest.mark.parametrize("calls", [Counts(20, 1), Counts(100, 5), Counts(20)])
 def test_a_share_that_is_not_above_five_percent_stays(calls: Counts) -> None:
     assert ruled(window(calls)) is KEEP
@@ -69,7 +82,7 @@ def test_29_seconds_are_not_enough() -> None:
 
 def test_199_calls_are_not_enough() -> None:
     few, before = window(Counts(7, 7), seconds=28), window(Counts(7, 7), seconds=5)
-    assert ruled([*few, *window(Counts(1, 1), seconds=1), (NOTHING, Counts(2, 2)), *before]) is KEEP
+    assert ruled([*few, *window(Counts(1, 1), seconds=1), (NOTHING, Counts(2, 2)), *before]) is ALERT
     assert ruled([*few, *window(Counts(2, 2), seconds=2), *before]) is ROLL_BACK
 
 

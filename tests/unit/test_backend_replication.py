@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.message import Message
 
 from libs.backend.checks import MAX_ACKS
+from libs.errors import StoreUnavailable
 from libs.ownership.model import BUCKETS, Store, Version, bucket_of
 from libs.pb.baton.record.v1 import record_pb2
 from libs.pb.baton.replication.v1 import replication_pb2 as pb
@@ -204,6 +205,24 @@ async def test_status_tells_what_the_store_is(store: Store, number: int, bucket_
         assert (status.store, status.serving, status.reason) == (number, True, "")
         assert (status.owned_buckets, status.schema_version, status.backend) == (bucket_owners, 2, "memory")
         assert status.now_time.ToNanoseconds() == at.clock.now() * 1e9
+
+
+@pytest.mark.parametrize(("slow", "reason"), [(True, "does not answer within 0.01 s"), (False, "it is gone")])
+async def test_a_store_whose_database_does_not_answer_says_so_in_time(
+    monkeypatch: pytest.MonkeyPatch, slow: bool, reason: str
+) -> None:
+    async def census(_: object) -> None:
+        if slow:
+            await asyncio.Event().wait()
+        raise StoreUnavailable("it is gone")
+
+    monkeypatch.setattr("libs.backend.replication.COUNT_SECONDS", 0.01)
+    async with running_store() as at:
+        assert not (await at.replication.GetStatus(pb.GetStatusRequest())).uncounted
+        monkeypatch.setattr(type(at.store.inspection), "census", census)
+        status = await at.replication.GetStatus(pb.GetStatusRequest())
+        assert (status.serving, status.uncounted, status.process != "") == (False, True, True)
+        assert reason in status.reason
 
 
 async def test_a_full_outbox_shows_in_the_status_and_refuses_writes() -> None:

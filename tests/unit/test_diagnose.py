@@ -18,6 +18,7 @@ from services.router.control.info import ControlInfo
 from services.router.control.memory import MemoryControlStore
 from services.router.flows.steering.diagnose import NO_CREDENTIALS, Credentials, Doctor, Finding, Level, file_system_of
 from services.router.flows.steering.observe import Observer, SettingCache
+from services.router.flows.steering.processes import MISSED_SECONDS
 from services.router.flows.stores import StoreView
 
 
@@ -25,11 +26,12 @@ class Known(Observer):
     """An observer with given views of the stores, which queries only the log."""
 
     def __init__(self, log: MemoryEventLog, clock: ManualClock, statuses: dict[Store, pb.GetStatusResponse]) -> None:
-        super().__init__({}, log, clock)
+        super().__init__({}, log, clock, addresses={Store.B: 2})
         self.statuses = statuses
+        self.seen: dict[Store, StoreView] = {}
 
     def view(self, store: Store) -> StoreView:
-        return StoreView(store, self.statuses[store], self._clock.monotonic(), "")
+        return self.seen.get(store) or StoreView(store, self.statuses[store], self._clock.monotonic(), "")
 
 
 class Somewhere(MemoryControlStore):
@@ -59,6 +61,9 @@ class Ward:
         self.serves_subjects = False
         self.two_person = False
         self.certificate: telemetry_pb2.Certificate | None = None
+        self.seen: dict[Store, StoreView] = {}
+        self.polled_seconds = 0.0
+        self.all: list[Finding] = []
 
     async def findings(self) -> dict[str, Finding]:
         control = Somewhere(self.control)
@@ -68,6 +73,10 @@ class Ward:
         if changed != before:
             await cache.take(replace(changed, generation=before.generation + 1))
         observer = Known(self.log, self.clock, {Store.A: self.a, Store.B: self.b})
+        observer.seen = self.seen
+        self.clock.advance(self.polled_seconds)
+        for store, status in observer.statuses.items():
+            observer.processes.note(store, status)
         found = await Doctor(
             observer,
             cache,
@@ -80,6 +89,7 @@ class Ward:
             event_keys=lambda: ["one"],
             certificate=lambda: self.certificate,
         ).diagnose()
+        self.all = found
         return {finding.subject: finding for finding in found}
 
     async def spoiled(self) -> tuple[str, Level, str]:
@@ -174,6 +184,35 @@ async def test_a_store_that_does_not_serve_fails_with_its_reason(ward: Ward) -> 
     ward.a.serving = False
     ward.a.reason = "it migrates"
     assert await ward.spoiled() == ("store A", Level.FAIL, "does not serve: it migrates")
+
+
+@pytest.mark.parametrize(
+    ("database_away", "text", "remedy"),
+    [
+        (True, "answers, but its database does not: no answer", "bring its database back"),
+        (False, "out of reach: no answer", "start store B"),
+    ],
+)
+async def test_a_database_that_is_away_is_told_from_a_process_that_is_away(
+    ward: Ward, database_away: bool, text: str, remedy: str
+) -> None:
+    ward.seen[Store.B] = StoreView(Store.B, ward.b, 0.0, "no answer", database_away=database_away)
+    found = (await ward.findings())["store B"]
+    assert (found.level, found.text) == (Level.FAIL, text)
+    assert found.remedy.startswith(remedy)
+
+
+async def test_a_missing_process_and_one_without_its_lock_server_are_named(ward: Ward) -> None:
+    ward.b.process, ward.b.locks.breaker = "one", "open"
+    ward.polled_seconds = MISSED_SECONDS
+    found = [one.text for one in ward.all if one.subject == "store B"] if await ward.findings() else []
+    assert found[1:] == ["its lock server does not answer", "1 of its processes have not answered for a minute"]
+
+
+@pytest.mark.parametrize(("trouble", "words"), [("LOG_UNAVAILABLE: x", "event log"), ("LOCK_TIMEOUT: x", "database")])
+async def test_a_feed_that_stands_still_leads_to_its_cause(ward: Ward, trouble: str, words: str) -> None:
+    ward.b.feed.trouble = trouble
+    assert words in (await ward.findings())["store B"].remedy
 
 
 async def test_exchanged_addresses_are_noticed(ward: Ward) -> None:

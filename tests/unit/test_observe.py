@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from libs.eventlog.memory import MemoryEventLog
 from libs.eventlog.port import Event
 from libs.ownership.model import Store
 from libs.pb.baton.replication.v1.replication_pb2 import Feed, GetStatusResponse, Locks, Outbox
+from libs.pb.baton.telemetry.v1.telemetry_pb2 import Certificate
 from services.router.control.memory import MemoryControlState, MemoryControlStore
 from services.router.control.port import ControlUnavailable, JournalEntry
 from services.router.core.phase import Phase, Setting, advance, next_phase
@@ -113,6 +116,46 @@ def test_evidence_that_is_too_old_is_none(age: float, known: bool) -> None:
     evidence = observer.evidence(Setting(), 1024, None)
     seen = (evidence.lag_seconds, evidence.parked, evidence.buckets_at_b, evidence.a_owned_records)
     assert seen == ((2.0, 0, 1024, 3) if known else (None,) * 4)
+
+
+@dataclass
+class Answering:
+    """A client of B that answers with `status`."""
+
+    status: GetStatusResponse
+    store: Store = Store.B
+    replication: Any = field(default_factory=lambda: SimpleNamespace(GetStatus=None))
+
+    async def ask(self, *_: object) -> GetStatusResponse:
+        return self.status
+
+
+async def test_zeros_of_a_store_whose_database_does_not_answer_are_no_counts() -> None:
+    client, clock = Answering(GetStatusResponse(serving=True, owned_records=3)), ManualClock()
+    observer = Observer({Store.B: client}, None, clock)  # type: ignore[dict-item]
+    await observer.poll()
+    good = observer.view(Store.B)
+    clock.advance(1.0)
+    client.status = GetStatusResponse(uncounted=True, reason="its database is away")
+    await observer.poll()
+    view = observer.view(Store.B)
+    assert (view.status, view.seen_at, view.trouble) == (good.status, good.seen_at, "its database is away")
+    assert view.database_away and not view.reachable
+    client.status = GetStatusResponse(serving=True, owned_records=4)
+    await observer.poll()
+    view = observer.view(Store.B)
+    assert view.reachable and not view.database_away
+
+
+async def test_the_status_has_the_certificate_of_the_process_that_needs_a_new_one() -> None:
+    near, far = (GetStatusResponse(process=str(days), certificate=Certificate(days=days)) for days in (5.0, 300.0))
+    client = Answering(near)
+    observer = Observer({Store.B: client}, None, ManualClock())  # type: ignore[dict-item]
+    await observer.poll()
+    client.status = far
+    await observer.poll()
+    status = observer.view(Store.B).status
+    assert status is not None and status.certificate.days == 5.0
 
 
 async def observed(clock: ManualClock, *, trouble: str = "", waiting: int = 0) -> tuple[Observer, StoreView, StoreView]:

@@ -53,6 +53,7 @@ WELL = StoreSeen("B", True, True, "", "", 0, Counts(600, 2))
         (WELL, []),
         (StoreSeen("B", False, False, "no answer in 1 s", "", 0, Counts()), ["store B is unreachable: no answer"]),
         (StoreSeen("B", True, False, "fenced", "", 0, Counts()), ["store B does not serve: fenced"]),
+        (StoreSeen("B", True, True, "", "", 0, Counts(), locks_away=True), ["store B cannot reach its lock server"]),
         (
             StoreSeen("B", True, True, "", "", 0, Counts(600, 156)),
             ["26 % of 600 calls to store B failed by its fault in half a minute"],
@@ -68,6 +69,19 @@ def test_what_needs_a_person_is_named(store: StoreSeen, words: list[str]) -> Non
     found = attention([store], "", [], 0.005)
     assert len(found) == len(words)
     assert all(line.startswith(start) for line, start in zip(found, words, strict=True))
+
+
+def test_outages_come_before_what_follows_from_them() -> None:
+    a = StoreSeen("A", True, True, "", "LOG_UNAVAILABLE", 0, Counts(100, 10))
+    b = StoreSeen("B", False, False, "refused", "", 0, Counts(100, 100))
+    found = [line.partition(":")[0] for line in attention([a, b], "no broker", [], 0.005)]
+    assert found == [
+        "store B is unreachable",
+        "the event log is unreachable, so neither store follows the other",
+        "10 % of 100 calls to store A failed by its fault in half a minute",
+        "the feed into store A has stopped",
+        "100 % of 100 calls to store B failed by its fault in half a minute",
+    ]
 
 
 def test_a_log_that_is_away_and_a_failed_job_need_a_person() -> None:

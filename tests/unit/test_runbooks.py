@@ -115,6 +115,8 @@ SEEN = StoreSeen("A", False, False, "no answer", "stopped", 2, Counts(100, 50), 
 LINES = [
     *attention([SEEN], "away", ["job audit-1 FAILED: it"], 0.05),
     *attention([StoreSeen("A", True, False, "draining", "stopped", 0, Counts())], "", [], 0.05),
+    *attention([StoreSeen("B", True, True, "", "", 0, Counts(), locks_away=True)], "", [], 0.05),
+    *attention([StoreSeen("B", True, True, "", "", 0, Counts(), missing=1)], "", [], 0.05),
     *clock_warning(9.0),
     *certificate_warnings("store A", 1.0, "not a key"),
     str(Risk("store A", 3, 0)),

@@ -234,6 +234,8 @@ class StatusMethods:
                 store.parked,
                 Counts(calls[store.store].recent_calls, calls[store.store].recent_faults),
                 store.unauthenticated,
+                self.observer.processes.locks_away(STORES[store.store]),
+                self.observer.processes.missing(STORES[store.store]) or 0,
             )
             for store in answer.stores
         ]

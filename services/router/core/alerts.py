@@ -24,6 +24,14 @@ SYSTEM = (
         "baton journal: the reason. All traffic stays at A until baton hold lift. No write is lost.",
     ),
     Alert(
+        "BatonNoRollback",
+        "page",
+        "max(baton_rollback_alarm) == 1",
+        "B fails, and Baton may not roll back by itself.",
+        "baton status: the objection. Clients suffer: baton rollback OFF. No write is lost.",
+        lasting="15s",
+    ),
+    Alert(
         "BatonHold",
         "ticket",
         "max(baton_hold) == 1",
@@ -37,6 +45,14 @@ SYSTEM = (
         "max by (store) (baton_store_serving) == 0",
         "Store {{ $labels.store }} does not serve, as no router gets good answers from it.",
         "baton doctor: unreachable, fenced or not ready. Writes to its records wait; reads come from the replica.",
+        lasting="1m",
+    ),
+    Alert(
+        "BatonProcessMissing",
+        "ticket",
+        "max by (store) (baton_store_processes_missing) > 0",
+        "{{ $value }} processes of store {{ $labels.store }} do not answer a router. The others serve.",
+        "Start them, or take their addresses out of the routers' settings.",
         lasting="1m",
     ),
     Alert(

@@ -33,15 +33,21 @@ class StoreSeen:
     """Calls of the last half minute, at all routers."""
     unauthenticated: int = 0
     """Part of `parked`."""
+    locks_away: bool = False
+    """One of its processes cannot reach the lock server."""
+    missing: int = 0
+    """Addresses of it without a process that answers."""
 
 
 def attention(
     stores: Sequence[StoreSeen], log_trouble: str, failed_jobs: Sequence[str], fault_rate: float
 ) -> list[str]:
-    """`fault_rate`: the largest share of faults that is no alert. `failed_jobs`: the id and note of each."""
-    found = [line for store in stores for line in _of_store(store, fault_rate)]
+    """The causes come before what follows from them. `fault_rate`: the largest share of faults that is no alert.
+    `failed_jobs`: the id and note of each."""
+    found = [line for store in stores for line in _outages(store)]
     if log_trouble:
         found.append(f"the event log is unreachable, so neither store follows the other: {log_trouble}")
+    found += [line for store in stores for line in _of_store(store, fault_rate)]
     found += [f"{job}: baton jobs resume or cancel" for job in failed_jobs]
     return found
 
@@ -66,16 +72,24 @@ def certificate_warnings(owner: str, days: float | None, reload_trouble: str) ->
     return found
 
 
+def _outages(store: StoreSeen) -> list[str]:
+    if not store.reachable:
+        return [f"store {store.name} is unreachable: {store.trouble or 'no answer'}"]
+    if not store.serving:
+        return [f"store {store.name} does not serve: {store.trouble or 'see baton doctor'}"]
+    if store.locks_away:
+        return [f"store {store.name} cannot reach its lock server: leases are refused, busy records are slower"]
+    return []
+
+
 def _of_store(store: StoreSeen, fault_rate: float) -> list[str]:
     found = []
-    if not store.reachable:
-        found.append(f"store {store.name} is unreachable: {store.trouble or 'no answer'}")
-    elif not store.serving:
-        found.append(f"store {store.name} does not serve: {store.trouble or 'see baton doctor'}")
     calls, faults = store.recent.calls, store.recent.faults
     if calls >= LEAST_CALLS and faults >= LEAST_FAULTS and faults > fault_rate * calls:
         share = plain(100 * faults / calls)
         found.append(f"{share} % of {calls} calls to store {store.name} failed by its fault in half a minute")
+    if store.reachable and store.missing:
+        found.append(f"{store.missing} processes of store {store.name} have not answered for a minute: baton doctor")
     if store.reachable and store.feed_trouble:
         found.append(f"the feed into store {store.name} has stopped: {store.feed_trouble}")
     if other := store.parked - store.unauthenticated:

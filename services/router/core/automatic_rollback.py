@@ -3,7 +3,8 @@
 Rule 1: B's share of server faults is above the limit in each of the window's parts, and in one part before it. So it
 has been above the limit for the whole window, wherever within a part the faults began. A short outage, however
 complete, does not roll back, nor does a share that is above the limit only on average.
-Rule 2: B has answered enough calls in the window.
+Rule 2: B has answered enough calls in the window. If they are too few for that, and enough for a share, operators
+decide.
 Rule 3: A serves, and its own share of faults in the window is lower by at least the margin. A fault that both stores
 share, such as an overloaded machine, does not go away at A. While B is healthy, A gets few calls. If they are too few
 for a share, A counts as free of faults while its status shows that it serves.
@@ -32,6 +33,9 @@ PARTS = 6
 
 LEAST_A_CALLS = 20
 """Answers of A in the window that its share of faults needs."""
+
+LEAST_B_CALLS = 20
+"""Calls of B in the window that an alert needs. A rollback needs `rollback_calls`."""
 
 AUTOMATIC = switch("rollback_automatic", True, "1: faults of B roll back; 0: they alert an operator.")
 FAULTS = percent("rollback_fault_percent", 5, "Percent of B's calls that may fail by its fault.")
@@ -82,14 +86,18 @@ def decide(seen: Observation, limits: Limits) -> Outcome:
     b = total(b for _, b in window)
     if len(seen.seconds) < needed:
         return Outcome(Action.KEEP, f"{len(seen.seconds)} of {needed} s are known")
-    if b.calls < least:
-        return Outcome(Action.KEEP, f"{b.calls} calls of B in {window_seconds} s, {least} are needed")
+    few = f"{b.calls} calls of B in {window_seconds} s, {least} are needed"
+    if b.calls < min(least, LEAST_B_CALLS):
+        return Outcome(Action.KEEP, few)
     if not _all_along(seen.seconds[:needed], limits):
-        return Outcome(Action.KEEP, f"{_share(b)}, not above {limits[FAULTS]:.1%} all along")
+        calm = few if b.calls < least else f"{_share(b)}, not above {limits[FAULTS]:.1%} all along"
+        return Outcome(Action.KEEP, calm)
     found = f"{_share(b)} of B's in {window_seconds} s, above {limits[FAULTS]:.1%} all along"
     a = total(a for a, _ in window)
     if objection := _against_a(a, b, seen, limits):
         return Outcome(Action.ALERT, f"{found}; {objection}")
+    if b.calls < least:
+        return Outcome(Action.ALERT, f"{found}; an automatic rollback needs {least} calls")
     if not limits[AUTOMATIC]:
         return Outcome(Action.ALERT, f"{found}; automatic rollback is switched off")
     ago = seen.last_seconds_ago

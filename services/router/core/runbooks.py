@@ -47,6 +47,7 @@ RUNBOOKS = (
         "Baton rolled back by itself, or B fails and it may not",
         alerts=(
             "BatonAutomaticRollback",
+            "BatonNoRollback",
             "BatonHold",
         ),
         signs=(" of B's in ",),
@@ -67,13 +68,14 @@ RUNBOOKS = (
         "Locks are slow, lost or unavailable",
         alerts=("BatonLockWait", "BatonLockServerAway", "BatonLocksLost"),
         reasons=("LOCK_TIMEOUT", "LOCKS_UNAVAILABLE"),
+        signs=("cannot reach its lock server",),
     ),
     Runbook(
         "store-down",
         "A store does not answer",
-        alerts=("BatonStoreDown",),
+        alerts=("BatonStoreDown", "BatonProcessMissing"),
         reasons=("OWNER_UNAVAILABLE", "STORE_NOT_READY", "DEADLINE_EXCEEDED", "DISK_FULL", "STILL_FILLING"),
-        signs=("is unreachable: ", "does not serve: "),
+        signs=("is unreachable: ", "does not serve: ", "have not answered for a minute"),
     ),
     Runbook(
         "store-lost",

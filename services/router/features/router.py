@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from libs.clock import Clock, SystemClock
 from libs.identity.opening import ANYBODY, AUTH_SETTING, NONE, Identity, open_identity, with_own_calls
+from libs.ownership.model import Store
 from libs.rpc.auth import read_token
 from libs.rpc.callers import SHARE as CALLER_SHARE
 from libs.rpc.callers import CallerLimits
@@ -70,6 +71,7 @@ class Router:
             connections.event_log,
             clock,
             setting=lambda: connections.cache.current,
+            addresses={Store.B: len(settings.store_b.split(","))},
         )
         flows = SharedFlows(
             settings=settings,

@@ -170,7 +170,12 @@ def _measure_stores(flows: SharedFlows) -> None:
             for result in ("applied", "old", "parked", "journaled")
         ]
 
+    def missing() -> Iterable[Reading]:
+        known = ((store, observer.processes.missing(store)) for store in Store)
+        return [Reading(number, {"store": store.value}) for store, number in known if number is not None]
+
     observe(meter, "baton.store.reachable", reachable)
+    observe(meter, "baton.store.processes.missing", missing)
     observe(meter, "baton.store.serving", serving)
     observe(meter, "baton.feed.lag", lambda: lags(lambda store: observer.view(store).lag_seconds))
     observe(meter, "baton.feed.lag.events", lambda: lags(lambda store: observer.view(store).lag_events))

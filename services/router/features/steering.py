@@ -5,6 +5,7 @@ from __future__ import annotations
 from libs.ownership.model import Store
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.process import certificate_of
+from libs.telemetry.instruments import observe_one
 from services.router.api.cohorts import CohortMethods, earlier_routers
 from services.router.api.control import DoctorMethods
 from services.router.api.flags import FlagMethods, flags_of
@@ -92,6 +93,7 @@ def automatic_rollback(flows: SharedFlows) -> Feature:
         flows.name,
         flows.settings.limits,
     )
+    observe_one(connections.meter, "baton.rollback.alarm", lambda: bool(automatic.alarm))
     return Feature(loops=[automatic.loop], status=lambda answer: add_automatic_rollback(answer, automatic))
 
 

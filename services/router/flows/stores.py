@@ -206,6 +206,8 @@ class StoreView:
     """Events of the log that its feed has not read, its own included; None if unknown."""
     lag_seconds: float | None = None
     """Lag behind the other store; None if unknown."""
+    database_away: bool = False
+    """Its process answers that its database does not. `trouble` is that answer."""
 
     @property
     def reachable(self) -> bool:

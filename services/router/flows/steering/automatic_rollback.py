@@ -91,18 +91,19 @@ class AutomaticRollback:
         setting = self._steering.current
         await self._read_last(setting)
         self._note_hold(setting)
+        limits = self._limits.overlaid(setting.limits)
         if not await self._control.lease(LEASE_NAME, self._holder, LEASE_SECONDS):
             self._looked_at = None
-            self.view, self.alarm = "another router decides", ""
+            # Its status shows the alarm too; the router that decides counts and logs it.
+            self.view, self.alarm = "another router decides", _alarm(self._decide(setting, limits))
             return None
-        limits = self._limits.overlaid(setting.limits)
         await self._count_pause(setting, limits[PAUSE])
-        outcome = decide(self._seen(setting), limits)
+        outcome = self._decide(setting, limits)
         self.view = outcome.reason
         if outcome.action is Action.ROLL_BACK:
             await self._roll_back(setting, outcome.reason)
         else:
-            self._sound(outcome.reason if outcome.action is Action.ALERT else "")
+            self._sound(_alarm(outcome))
         return outcome
 
     async def _roll_back(self, setting: Setting, reason: str) -> None:
@@ -124,6 +125,9 @@ class AutomaticRollback:
         elif self.alarm and not alarm:
             log.info("the alarm is over: %s", self.view)
         self.alarm = alarm
+
+    def _decide(self, setting: Setting, limits: Limits) -> Outcome:
+        return decide(self._seen(setting), limits)
 
     def _seen(self, setting: Setting) -> Observation:
         a = self._views.view(Store.A)
@@ -167,3 +171,8 @@ class AutomaticRollback:
         await self.look()
         loop.well()
         await asyncio.sleep(INTERVAL_SECONDS)
+
+
+def _alarm(outcome: Outcome) -> str:
+    """Why an operator must act; "" if none must."""
+    return outcome.reason if outcome.action is Action.ALERT else ""

@@ -23,6 +23,8 @@ from services.router.flows.stores import StoreView
 
 MAX_SKEW_SECONDS = 2.0
 
+_OF_THE_DATABASE = ("LOCK_TIMEOUT", "OWNER_UNAVAILABLE", "DISK_FULL")
+"""Reasons in front of a feed's trouble that the store's own database causes."""
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "glusterfs", "ceph"})
 
 
@@ -86,6 +88,7 @@ class Doctor:
         findings = []
         for store in Store:
             findings += _store(self.observer.view(store), self.clock, self.event_keys())
+            findings += _processes(store, self.observer)
         findings += _quotas({store: self.observer.view(store).status for store in Store})
         findings.append(_log(self, before))
         findings.append(await _control(self))
@@ -100,6 +103,12 @@ class Doctor:
 def _revival(store: Store, status: pb.GetStatusResponse) -> str:
     name = "simple_mcp" if store is Store.A else "service_layer"
     return f"baton recover {name} brings it back" if status.fence_reason else f"see the log of store {store}"
+
+
+def _feed_remedy(feed: pb.Feed) -> str:
+    if feed.trouble.startswith(_OF_THE_DATABASE):
+        return "see the store's own database: its server, its disk, a session that holds locks"
+    return "changes of the other store do not arrive: see that the event log is up and that the store reaches it"
 
 
 def _event_auth(subject: str, feed: pb.Feed, event_keys: Sequence[str]) -> list[Finding]:
@@ -129,10 +138,15 @@ def _event_auth(subject: str, feed: pb.Feed, event_keys: Sequence[str]) -> list[
 def _store(view: StoreView, clock: Clock, event_keys: Sequence[str] = ()) -> list[Finding]:
     subject = f"store {view.store}"
     status = view.status
+    if view.database_away:
+        remedy = (
+            "bring its database back: its server, its disk, sessions that hold locks; the store then serves by itself"
+        )
+        return [Finding(Level.FAIL, subject, f"answers, but its database does not: {view.trouble}", remedy)]
     if status is None or view.trouble:
         remedy = (
             f"start {subject}, and compare its internal address and token with this router's settings; if it does not"
-            " start, read the last line of its log"
+            " start, or runs and does not answer, read the end of its log"
         )
         return [Finding(Level.FAIL, subject, f"out of reach: {view.trouble}", remedy)]
     if STORES.get(status.store, view.store) is not view.store:
@@ -144,8 +158,9 @@ def _store(view: StoreView, clock: Clock, event_keys: Sequence[str] = ()) -> lis
     else:
         findings.append(Finding(Level.FAIL, subject, f"does not serve: {status.reason}", _revival(view.store, status)))
     if status.feed.trouble:
-        remedy = "changes of the other store do not arrive: see that the event log is up and that the store reaches it"
-        findings.append(Finding(Level.FAIL, subject, f"its feed stands still: {status.feed.trouble}", remedy))
+        findings.append(
+            Finding(Level.FAIL, subject, f"its feed stands still: {status.feed.trouble}", _feed_remedy(status.feed))
+        )
     if parked := status.feed.parked_now - status.feed.unauthenticated_now:
         remedy = "baton events parked shows them; phases cannot advance until they are applied or dropped"
         findings.append(Finding(Level.WARN, subject, f"{parked} events are parked", remedy))
@@ -156,13 +171,25 @@ def _store(view: StoreView, clock: Clock, event_keys: Sequence[str] = ()) -> lis
     if status.conflicts:
         remedy = "baton conflicts lists the changes that a seizure did not see; review and resolve each"
         findings.append(Finding(Level.WARN, subject, f"{status.conflicts} conflicts are not resolved", remedy))
-    if status.locks.breaker not in ("", "closed"):
-        remedy = "start its lock server: until then writes to busy records are slower, and leases are refused"
-        findings.append(Finding(Level.WARN, subject, "its lock server does not answer", remedy))
     findings += _outbox(subject, status.outbox)
     if status.HasField("connections"):
         findings.append(_connections(view.store, status.connections))
     findings.append(_skew(view, clock))
+    return findings
+
+
+def _processes(store: Store, observer: Observer) -> list[Finding]:
+    """Findings about single processes of a store that answers."""
+    subject = f"store {store}"
+    findings = []
+    if observer.processes.locks_away(store):
+        remedy = "start its lock server: until then writes to busy records are slower, and leases are refused"
+        findings.append(Finding(Level.WARN, subject, "its lock server does not answer", remedy))
+    if observer.view(store).reachable and (missing := observer.processes.missing(store)):
+        remedy = f"start the missing ones, or take their addresses out of store_{store.value.lower()} at the routers"
+        findings.append(
+            Finding(Level.WARN, subject, f"{missing} of its processes have not answered for a minute", remedy)
+        )
     return findings
 
 

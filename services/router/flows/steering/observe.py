@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from libs.clock import Clock
@@ -190,9 +190,11 @@ class Observer:
         *,
         interval_seconds: float = INTERVAL_SECONDS,
         setting: Callable[[], Setting] = Setting,
+        addresses: Mapping[Store, int] | None = None,
     ) -> None:
-        """`setting`: the current one, reported to the stores; of generation 0 if it is unknown."""
-        self.processes = StoreProcesses(clock)
+        """`setting`: the current one, reported to the stores; of generation 0 if it is unknown. `addresses`: the number
+        that this router has of each store."""
+        self.processes = StoreProcesses(clock, addresses)
         self._setting = setting
         self._stores = stores
         self._log = event_log
@@ -280,6 +282,11 @@ class Observer:
         if client.store is Store.B and status.HasField("locks"):
             self._waits.note(status.locks, self._clock.monotonic())
         self.processes.note(client.store, status)
+        if status.uncounted:
+            # Its zeros are no counts: the last ones stay.
+            return StoreView(client.store, before.status, before.seen_at, status.reason, database_away=True)
+        if (certificate := self.processes.certificate(client.store)) is not None:
+            status.certificate.CopyFrom(certificate)
         return StoreView(client.store, status, self._clock.monotonic(), "")
 
     async def _ask_log(self) -> None:

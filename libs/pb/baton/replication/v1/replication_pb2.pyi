@@ -81,6 +81,7 @@ class GetStatusResponse(_message.Message):
     ACCOUNT_RECORDS_FIELD_NUMBER: _builtins.int
     ADOPTS_BULK_FIELD_NUMBER: _builtins.int
     POOLS_FIELD_NUMBER: _builtins.int
+    UNCOUNTED_FIELD_NUMBER: _builtins.int
     store: _record_pb2.Store.ValueType
     serving: _builtins.bool
     """False while the store starts, drains or is fenced. Then only this method and the recovery API answer."""
@@ -117,6 +118,8 @@ class GetStatusResponse(_message.Message):
     """Setting account_records of that process: live records that an account may have. 0: no limit."""
     adopts_bulk: _builtins.bool
     """That process adopts bulk releases. Unset from an earlier release, to which records are moved with their payloads."""
+    uncounted: _builtins.bool
+    """The store's database did not answer, so every count is missing. `reason` says why."""
     @_builtins.property
     def outbox(self) -> Global___Outbox: ...
     @_builtins.property
@@ -179,10 +182,11 @@ class GetStatusResponse(_message.Message):
         account_records: _builtins.int = ...,
         adopts_bulk: _builtins.bool = ...,
         pools: _abc.Iterable[Global___Pool] | None = ...,
+        uncounted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "certificate", b"certificate", "connections", b"connections", "feed", b"feed", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "serves_subjects", b"serves_subjects", "vitals", b"vitals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "account_records", b"account_records", "adopts_bulk", b"adopts_bulk", "backend", b"backend", "certificate", b"certificate", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "pools", b"pools", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects", "account_records", b"account_records", "adopts_bulk", b"adopts_bulk", "backend", b"backend", "certificate", b"certificate", "clients", b"clients", "conflicts", b"conflicts", "connections", b"connections", "feed", b"feed", "fence_reason", b"fence_reason", "locks", b"locks", "now_time", b"now_time", "outbox", b"outbox", "owned_buckets", b"owned_buckets", "owned_records", b"owned_records", "pools", b"pools", "process", b"process", "public_auth", b"public_auth", "public_auth_optional", b"public_auth_optional", "reason", b"reason", "records", b"records", "schema_version", b"schema_version", "server_id", b"server_id", "serves_subjects", b"serves_subjects", "serving", b"serving", "store", b"store", "uncounted", b"uncounted", "unfilled_records", b"unfilled_records", "vitals", b"vitals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__serves_subjects: _TypeAlias = _typing.Literal["serves_subjects"]  # noqa: Y015
     _WhichOneofArgType__serves_subjects: _TypeAlias = _typing.Literal["_serves_subjects", b"_serves_subjects"]  # noqa: Y015
