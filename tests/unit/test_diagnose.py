@@ -206,7 +206,7 @@ async def test_a_missing_process_and_one_without_its_lock_server_are_named(ward:
     ward.b.process, ward.b.locks.breaker = "one", "open"
     ward.polled_seconds = MISSED_SECONDS
     found = [one.text for one in ward.all if one.subject == "store B"] if await ward.findings() else []
-    assert found[1:] == ["its lock server does not answer", "1 of its processes have not answered for a minute"]
+    assert found[1:] == ["its lock server does not answer", "1 of its processes did not answer within a minute"]
 
 
 @pytest.mark.parametrize(("trouble", "words"), [("LOG_UNAVAILABLE: x", "event log"), ("LOCK_TIMEOUT: x", "database")])

@@ -51,7 +51,7 @@ SYSTEM = (
         "BatonProcessMissing",
         "ticket",
         "max by (store) (baton_store_processes_missing) > 0",
-        "{{ $value }} processes of store {{ $labels.store }} do not answer a router. The others serve.",
+        "Store {{ $labels.store }} lacks {{ $value }} of its processes. The others serve.",
         "Start them, or take their addresses out of the routers' settings.",
         lasting="1m",
     ),

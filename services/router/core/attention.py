@@ -89,7 +89,7 @@ def _of_store(store: StoreSeen, fault_rate: float) -> list[str]:
         share = plain(100 * faults / calls)
         found.append(f"{share} % of {calls} calls to store {store.name} failed by its fault in half a minute")
     if store.reachable and store.missing:
-        found.append(f"{store.missing} processes of store {store.name} have not answered for a minute: baton doctor")
+        found.append(f"store {store.name} has lacked {store.missing} of its processes for a minute: baton doctor")
     if store.reachable and store.feed_trouble:
         found.append(f"the feed into store {store.name} has stopped: {store.feed_trouble}")
     if other := store.parked - store.unauthenticated:

@@ -75,7 +75,7 @@ RUNBOOKS = (
         "A store does not answer",
         alerts=("BatonStoreDown", "BatonProcessMissing"),
         reasons=("OWNER_UNAVAILABLE", "STORE_NOT_READY", "DEADLINE_EXCEEDED", "DISK_FULL", "STILL_FILLING"),
-        signs=("is unreachable: ", "does not serve: ", "have not answered for a minute"),
+        signs=("is unreachable: ", "does not serve: ", " of its processes for a minute"),
     ),
     Runbook(
         "store-lost",

@@ -188,7 +188,7 @@ def _processes(store: Store, observer: Observer) -> list[Finding]:
     if observer.view(store).reachable and (missing := observer.processes.missing(store)):
         remedy = f"start the missing ones, or take their addresses out of store_{store.value.lower()} at the routers"
         findings.append(
-            Finding(Level.WARN, subject, f"{missing} of its processes have not answered for a minute", remedy)
+            Finding(Level.WARN, subject, f"{missing} of its processes did not answer within a minute", remedy)
         )
     return findings
 
