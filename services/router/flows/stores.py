@@ -207,7 +207,7 @@ class StoreView:
     lag_seconds: float | None = None
     """Lag behind the other store; None if unknown."""
     database_away: bool = False
-    """Its process answers that its database does not. `trouble` is that answer."""
+    """Whether its process has answered that its database does not. `trouble` is that answer."""
 
     @property
     def reachable(self) -> bool:
