@@ -70,7 +70,7 @@ UNITS = {
     "watches": "watches",
     "writes": "writes",
 }
-"""By the last word of a setting's name."""
+"""Units by the last word of a setting's name."""
 
 
 @dataclass(frozen=True, slots=True)

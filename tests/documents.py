@@ -23,7 +23,7 @@ COMMANDS = ("sh", "bash", "console", "python")
 @dataclass(frozen=True)
 class Block:
     document: str
-    """Its path in the project."""
+    """Path of the document in the project."""
     kind: str
     code: str
     note: str

@@ -24,7 +24,7 @@ from typing import Any
 NUMBER = struct.Struct("q")
 """The pid at the start of a service, and its exit code at the end."""
 MOST_BYTES = 150_000
-"""Of a message: a socket takes no larger one."""
+"""Maximum size of a message: a socket takes no larger one."""
 
 _SERVICES = ("services.simple_mcp", "services.service_layer", "services.router")
 _ON_DEMAND = (

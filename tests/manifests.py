@@ -65,7 +65,7 @@ def schemas() -> dict[str, Document]:
 
 
 def schema_name(document: Document) -> str:
-    """As kubeconform forms it: deployment-apps-v1."""
+    """The document's schema as kubeconform names it: deployment-apps-v1."""
     group, _, version = document["apiVersion"].rpartition("/")
     parts = [document["kind"].lower(), group.partition(".")[0], version]
     return "-".join(part for part in parts if part)
@@ -88,7 +88,7 @@ class Container:
 
     @property
     def environment(self) -> dict[str, str]:
-        """As the kubelet sets it, without service links."""
+        """The environment that the kubelet sets, without service links."""
         found: dict[str, str] = {}
         for source in self.said.get("envFrom", []):
             found |= self.pod.manifests.named("ConfigMap", source["configMapRef"]["name"])["data"]
@@ -122,7 +122,7 @@ class Workload:
 
     @property
     def spec(self) -> Document:
-        """Of its pods."""
+        """Spec of the workload's pods."""
         return dict(self.said["spec"]["template"]["spec"])
 
     @property
@@ -131,7 +131,7 @@ class Workload:
 
     @property
     def containers(self) -> list[Container]:
-        """Those that end before, then the ones that stay."""
+        """Containers in order: those that end before, then the ones that stay."""
         return [Container(one, self) for one in [*self.spec.get("initContainers", []), *self.spec["containers"]]]
 
     @property

@@ -96,7 +96,7 @@ class Node:
         self.running[workload.name].wait_until(lambda: self.passes(workload, probe), _PROBE_SECONDS, f"{probe} passes")
 
     def passes(self, workload: Workload, probe: str) -> bool:
-        """As the kubelet asks: gRPC without TLS, HTTPS without a check of the certificate."""
+        """Probe as the kubelet does: gRPC without TLS, HTTPS without a check of the certificate."""
         said = workload.main.said[probe]
         seconds = said["timeoutSeconds"]
         if "grpc" in said:

@@ -145,7 +145,7 @@ def _methods(proto: FileDescriptorProto) -> str:
             '"""The metadata that names the schema version of these messages."""',
             *table,
             f"KEYS = {keys!r}",
-            '"""By path of a method that names one record: the form of the name, with fields of the request."""',
+            '"""Form of the name with fields of the request, by path of a method that names one record."""',
             "class Methods(Caller):",
             f'    """The methods of {proto.package}.{service.name}."""',
             *sync,

@@ -30,7 +30,7 @@ ACCOUNT = "demo"
 USER = "baton"
 """Our processes' user at Kafka, PostgreSQL and Redis."""
 SERVICES = ("kafka", "postgres", "redis", "router", "service-layer", "simple-mcp")
-"""Those with a certificate, by the name under which others call them."""
+"""Services with a certificate, by the name under which others call them."""
 
 _BYTES = 32
 _SHARED = 0o444

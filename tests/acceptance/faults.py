@@ -35,7 +35,7 @@ class Fault:
 
 
 def process_faults(world: World) -> list[Fault]:
-    """Of our own processes: SIGKILL and start again, SIGSTOP and SIGCONT."""
+    """Faults of Baton's processes: SIGKILL and start again, SIGSTOP and SIGCONT."""
 
     def killed(name: str) -> Fault:
         return Fault(f"SIGKILL {name}", lambda: world.kill(name), lambda: world.start(name))
@@ -47,7 +47,7 @@ def process_faults(world: World) -> list[Fault]:
 
 
 def server_faults(server: Kafka | Postgres | Redis) -> list[Fault]:
-    """Of a server: the same, for it and all its children."""
+    """Faults of a server and all its children: the same signals."""
     name = server.process.command.name
 
     def tell(number: int) -> Callable[[], Awaitable[None]]:

@@ -16,7 +16,7 @@ from libs.sandboxes.schema import SCHEMAS
 from tests.acceptance.talk import COLLECTION, Talk, create, get, update
 
 RECORDS = 6
-"""Of its own, in several buckets."""
+"""Records of each client, in several buckets."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class OldClient:
     """Metadata of its calls. It works on sandboxes of the newest version; requests and answers are in its own
     version."""
     _last: dict[str, tuple[pb.CreateSandboxRequest | pb.UpdateSandboxRequest, Sandbox]] = field(default_factory=dict)
-    """By id: the last write and its answer."""
+    """The last write and its answer, by id."""
 
     async def step(self) -> str:
         """The problem, or ""."""

@@ -26,7 +26,7 @@ from services.router.core.plan import is_canary
 CALL_SECONDS = 10.0
 CANARY_PERMILLE = 500
 PAGE_SIZE = 50
-"""Of a list that says none."""
+"""Page size of a list that names none."""
 COLLECTION = "sandboxes/"
 SERVICE = "sandbox.v1.SandboxService"
 IMAGE = "registry.local/agent:1"
@@ -78,7 +78,7 @@ class Talk:
     _numbers: Iterator[int] = field(default_factory=lambda: iter(range(10_000)))
 
     def new_id(self) -> str:
-        """Of a sandbox that is not there yet."""
+        """Id of a sandbox that does not exist yet."""
         made = next(made for n in self._numbers if self._fits(made := f"{self.tag}-{n:04}"))
         self._names.append(made)
         return made

@@ -63,7 +63,7 @@ class Site:
     client: Any
 
     async def status(self) -> Any:
-        """As `baton status -o json` prints it."""
+        """The output of `baton status -o json`."""
         baton = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",

@@ -46,7 +46,7 @@ NOT_BY_JSON = frozenset({"fields_of_a_newer_contract"})
 
 @dataclass(frozen=True)
 class Kind:
-    """Of an old client: where it is, which schema version it speaks, and whether it says so."""
+    """An old client: its place, its schema version, and whether it sends the version."""
 
     endpoint: str
     version: int

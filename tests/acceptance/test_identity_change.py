@@ -53,7 +53,7 @@ TURNS = (("a", "router-1"), ("b-1",))
 """The processes that are restarted together."""
 WAIT_SECONDS = 60.0
 LEAST_REPEATS = 4
-"""Of writes of each earlier step, before the next step."""
+"""Writes of each earlier step to repeat before the next step."""
 REPEATED_SHARE = 0.4
 REPEATED_METHODS = frozenset({"create", "update", "delete", "undelete"})
 """A repeated lease call would replace the client's token of its lease by an older one."""
@@ -72,7 +72,7 @@ class Stage:
     with_token: float = 0.5
     """Share of the calls that carry a token."""
     repeats: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By the stages of the first answer and of the repetition."""
+    """Repetitions by the stages of the first answer and of the repetition."""
     writes: Counter[str] = field(default_factory=Counter)
     """Acknowledged requests by record."""
 
@@ -107,7 +107,7 @@ class Roamer(Client):
     book: list[tuple[str, Request]] = field(default_factory=list)
     """Acknowledged writes, with the stage of their first answer."""
     repeating: dict[str | None, str] = field(default_factory=dict)
-    """By request id of a repetition under way: the stage of the first answer."""
+    """Stage of the first answer, by request id of a repetition under way."""
 
     def _choose(self, now: float) -> _Pending | None:
         self._channel = self.chance.randrange(len(self.channels))
@@ -190,7 +190,7 @@ async def roll(world: World, **settings: str) -> None:
 
 
 async def baton(world: World, *words: str) -> Any:
-    """As an operator types it: `baton identity switch ...`."""
+    """Run the command that an operator types: `baton identity switch ...`."""
     program = ("-c", "from services.router.cli import main; main()", *words, "-o", "json")
     reach = ("--address", world.controls[0], "--token-file", str(world.directory / "token"))
     process = await asyncio.create_subprocess_exec(
@@ -223,7 +223,7 @@ async def switch(site: Site, to: str) -> None:
 
 
 async def principals(site: Site) -> set[str]:
-    """Of the served requests at both stores."""
+    """Principals of the served requests at both stores."""
     found: set[str] = set()
     for reader in site.readers:
         async with open_channel(reader.access.address) as channel:

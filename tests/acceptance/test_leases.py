@@ -54,7 +54,7 @@ HOUR = Duration(seconds=3600)
 class Site:
     world: World
     client: SandboxServiceAsyncStub
-    """Of the router."""
+    """Stub of the router."""
     control: ControlServiceAsyncStub
     tokens: list[str] = field(default_factory=list)
     """In the order of their grants."""

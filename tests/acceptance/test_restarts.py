@@ -33,7 +33,7 @@ from tests.waiting import eventually
 
 CLIENTS = 10
 DEADLINE_SECONDS = 25.0
-"""Of the calls, and the routers' patience."""
+"""Deadline of the calls, and the routers' patience."""
 LONGER_SECONDS = 5.0
 """A call may take so much longer than the restart beside it."""
 PAUSE_SECONDS = 0.1
@@ -222,7 +222,7 @@ async def test_planned_restarts_of_every_process_fail_no_call(
             await callers.during(f"restart of {name} in DUAL_WRITE at 50 %", restarted(name))
 
         async def fast() -> None:
-            """As `pg_ctl restart -m fast`."""
+            """Restart as `pg_ctl restart -m fast` does."""
             await asyncio.to_thread(stack.postgres.restart)
 
         await callers.during("fast restart of PostgreSQL in DUAL_WRITE at 50 %", fast)
@@ -232,7 +232,7 @@ async def test_planned_restarts_of_every_process_fail_no_call(
 FLOOD = 1500
 FLOOD_BYTES = 20_000
 PATIENCE_SECONDS = 5.0
-"""Of a router, by default."""
+"""A router's patience by default."""
 FLOOD_SECONDS = 30.0
 """Deadline of its calls: they end when the router's patience is over, long before."""
 ROUTER_BYTES = 256 << 20

@@ -43,9 +43,9 @@ READS_BACK_SECONDS = 30.0
 BOUND_SECONDS = 120.0
 REASON = "an acceptance run"
 UNANSWERED_SECONDS = 1.0
-"""Of calls for a store that is dead: they wait for it for most of this time."""
+"""Deadline of calls for a store that is dead: they wait for it for most of this time."""
 ANSWERED_SECONDS = 20.0
-"""Of calls that are all to be answered, on a busy machine too."""
+"""Deadline of calls that are all to be answered, on a busy machine too."""
 READERS, WRITERS = 6, 2
 PAUSE_SECONDS = sized(short=0.06, full=0.02)
 

@@ -88,7 +88,7 @@ class Writers:
 
 
 async def all_there_is(channel: Channel) -> dict[str, Sandbox]:
-    """By a strict list."""
+    """Return all sandboxes by a strict list."""
     found: dict[str, Sandbox] = {}
     token = ""
     while True:

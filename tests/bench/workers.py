@@ -20,9 +20,9 @@ from tests.bench.site import SEED_RECORDS, Site
 
 CONNECTIONS = 8
 IN_FLIGHT = 4
-"""Of each connection."""
+"""Calls in flight on each connection."""
 CALLS = 100
-"""Of each connection and round."""
+"""Calls of each connection in a round."""
 _WORKERS = (1, 2)
 
 

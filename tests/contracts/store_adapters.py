@@ -195,7 +195,7 @@ def row_of(key: str, version: tuple[int, int], owner: Store, word: str = "w", **
 
 
 def check_nothing(row: Row) -> None:
-    """Of a contract that can have any row."""
+    """Check of a contract that can have any row."""
 
 
 def record_of(row: Row, *served: Served) -> Record:

@@ -17,7 +17,7 @@ from tests.contracts.eventlog_adapters import event, from_start, kafka_settings,
 
 BOUND_SECONDS = 30.0
 ALL_REPLICAS = -1
-"""As Kafka's protocol writes acks=all."""
+"""acks=all in Kafka's protocol."""
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ OTHER_VERIFIED = (ANONYMOUS, "idp:bob")
 
 OF_ANN = (NO_IDENTITY, VERIFIED, SWITCHED)
 CHANGES = {f"r{number}": change for number, change in enumerate(product(OF_ANN, OF_ANN))}
-"""By request: the identities of its first attempt and of its retry."""
+"""Identities of the first attempt and of the retry, by request."""
 
 
 def attempt(identity: tuple[str, str], request: str = "r1", word: str = "h") -> Call:
@@ -51,7 +51,7 @@ async def put(store: StorePorts, identity: tuple[str, str], request: str = "r1",
 
 
 async def first_attempts(store: StorePorts) -> dict[str, Answered]:
-    """By request: the answer to a retry."""
+    """Return the answer to a retry, by request."""
     await own(store, [KEY])
     answers = {}
     for request, (first, _) in CHANGES.items():

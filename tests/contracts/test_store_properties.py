@@ -98,7 +98,7 @@ _COMMANDS = st.one_of(
 
 @pytest.fixture
 def used_buckets() -> set[int]:
-    """Of earlier examples: a bucket owner that they moved must not be met again."""
+    """Buckets of earlier examples: a bucket owner that they moved must not be met again."""
     return set()
 
 

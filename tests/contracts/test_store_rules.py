@@ -46,7 +46,7 @@ async def filled(store: StorePorts) -> StorePorts:
 
 
 async def keys(store: StorePorts, *, owned_only: bool = False, **rule: Any) -> list[str]:
-    """By pages of two."""
+    """List the keys by pages of two."""
     found: list[str] = []
     more = True
     while more:

@@ -44,7 +44,7 @@ async def put(system: System, isbn: str = "1") -> None:
 
 
 def note_conflict(system: System, store: Store, key: str = KEY) -> Version:
-    """As a seizure leaves one behind."""
+    """Leave a conflict behind, as a seizure does."""
     row = Row(key, Version(0, 7), store.other, Version(0, 7), live=True, payload=b"", schema_version=1)
     journal = system.ports(store)._state.metadata.journal
     journal[key, row.version] = conflict_of(Record(row, (), store.other, 0.0), Why.LATE)
@@ -52,7 +52,7 @@ def note_conflict(system: System, store: Store, key: str = KEY) -> Version:
 
 
 async def owners(system: System) -> dict[int, list[Store]]:
-    """By bucket: the stores that would accept a create."""
+    """Stores that would accept a create, by bucket."""
     found: dict[int, list[Store]] = {bucket: [] for bucket in range(BUCKETS)}
     for store in Store:
         for bucket_owner in await system.ports(store).transfers.bucket_owners():
@@ -62,7 +62,7 @@ async def owners(system: System) -> dict[int, list[Store]]:
 
 
 async def assert_one_owner(system: System) -> None:
-    """Of every bucket and every record."""
+    """Check every bucket and every record."""
     assert {bucket: len(stores) for bucket, stores in (await owners(system)).items() if len(stores) != 1} == {}
     rows = {store: system.ports(store)._state.visible_rows() for store in Store}
     for key in {key for there in rows.values() for key in there}:

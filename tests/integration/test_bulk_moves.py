@@ -74,7 +74,7 @@ async def follow(system: System) -> None:
 
 
 async def owners(system: System) -> list[set[Store]]:
-    """By key, the stores that own the record."""
+    """Stores that own the record, by key."""
     found = [await system.ports(store).records.read_many(KEYS) for store in Store]
     return [
         {store for store, one in zip(Store, pair, strict=True) if one.owner is store}

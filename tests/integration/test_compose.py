@@ -86,7 +86,7 @@ def port_of(address: str) -> int:
 
 
 def listeners(service: Composed) -> dict[str, str]:
-    """By setting: where one of our programs listens."""
+    """Addresses where Baton's program listens, by setting."""
     return {
         name: service.environment[f"{service.prefix}{name}".upper()]
         for name in ("public", "internal", "control", "http")

@@ -93,7 +93,7 @@ class Broker:
         self.format_arguments: list[str] = []
 
     def properties(self, directory: Path) -> str:
-        """As the image makes them from the environment."""
+        """The properties that the image makes from the environment."""
         said = composed.services()["kafka"].environment
         password = (self._secrets / said["KAFKA_SSL_KEYSTORE_CREDENTIALS"]).read_text()
         (line,) = [line for line in (self._secrets / "kafka_jaas.conf").read_text().splitlines() if "required" in line]

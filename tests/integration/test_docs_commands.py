@@ -133,7 +133,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """Of the first block of docs/migration.md; its processes end with the test."""
+    """The site of the first block of docs/migration.md; its processes end with the test."""
     site = Site(tmp_path)
     first, *_ = blocks("docs/migration.md")
     system = site.start(first)

@@ -120,7 +120,7 @@ def _get(chance: random.Random, made_id: str, request_id: str) -> Message:
 
 
 def _list(chance: random.Random, made_id: str, request_id: str) -> Message:
-    """Of no sandbox of another door."""
+    """A list without sandboxes of another door."""
     return pb.ListSandboxesRequest(
         page_size=chance.choice((0, 1, 2, -1)),
         filter=f'labels.none = "x" AND {chance.choice(FILTERS)}' if chance.random() < 0.5 else 'labels.none = "x"',

@@ -60,7 +60,7 @@ async def keep_one(store: StorePorts) -> None:
 
 
 async def downgraded(dsn: str, version: str) -> None:
-    """As a release with that schema has made it."""
+    """Leave the database as a release with that schema made it."""
 
     def change(connection: Connection) -> None:
         config = postgres_schema._config()

@@ -39,7 +39,7 @@ ANN = Decision("ann", "the change is announced")
 OTHERS_PASS = Evidence(
     audit_seconds_ago=1.0, audit_records=7, backfill_finished_seconds_ago=1.0, lag_seconds=0.0, parked=0
 )
-"""Of the gates of SHADOW."""
+"""Evidence that passes the gates of SHADOW."""
 
 
 def decided(verdict: str, message: str = "") -> bytes:

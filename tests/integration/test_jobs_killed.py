@@ -62,7 +62,7 @@ KEYS = [f"shelves/{number:02d}" for number in range(36)]
 OF_A, OF_B = KEYS[:18], KEYS[18:]
 
 ODDS = (0.1, 0.3, 1.0)
-"""Of one run after the other. The last one leaves no point out."""
+"""Odds of one run after the other. The last one leaves no point out."""
 
 
 def content(store: MemoryStore) -> Result:
@@ -171,7 +171,7 @@ async def lost(store: Store, system: System) -> None:
 
 
 async def seized_from(store: Store, system: System) -> None:
-    """As `lost`, and the other one has taken its share, and gone on."""
+    """Like `lost`, but the other store has taken the share and gone on."""
     await lost(store, system)
     keys = OF_A if store is A else OF_B
     for bucket in sorted({bucket_of(key) for key in keys}):
@@ -227,7 +227,8 @@ def audit_stage(checkpoint: bytes) -> str:
 
 
 def without_versions(result: Result) -> Result:
-    """Of the CORRUPT record that was mended: it may have gone there and back more than once. So the digests differ."""
+    """Remove the versions of the CORRUPT record that was mended: it may have gone there and back more than once, so the
+    digests differ."""
     key = OF_A[7]
     a, b = (result[store.value]["rows"].pop(key) for store in Store)
     assert a == b
@@ -243,7 +244,7 @@ def without_shares(result: Result) -> Result:
 
 
 def without_time(result: Result) -> Result:
-    """Of an audit: when the snapshot was taken."""
+    """Remove the time of an audit's snapshot."""
     return {**result, "report": {**result["report"], "taken_seconds": 0}}
 
 

@@ -24,7 +24,7 @@ each_pod = pytest.mark.parametrize("document", PODS, ids=name_of)
 
 
 def spec_of(document: Document) -> dict[str, Any]:
-    """Of the pod."""
+    """The pod's spec."""
     found: dict[str, Any] = document["spec"] if document["kind"] == "Pod" else document["spec"]["template"]["spec"]
     return found
 

@@ -134,7 +134,7 @@ def start(node: Node) -> None:
 
 
 def end(node: Node) -> None:
-    """By the signal and within the time of the manifests; the router's sleep before is for other nodes."""
+    """End it by the signal and within the time of the manifests; the router's sleep before is for other nodes."""
     for program in node.manifests.programs:
         process = node.running[program.name]
         process.stop(signal.SIGTERM, program.spec["terminationGracePeriodSeconds"])

@@ -172,7 +172,7 @@ def term_and_revision(token: str) -> tuple[int, ...]:
 
 
 def retry_seconds(error: grpc.aio.AioRpcError) -> float:
-    """Of the error's RetryInfo."""
+    """Delay in the error's RetryInfo."""
     trailers = dict(error.trailing_metadata() or ())
     for detail in status_pb2.Status.FromString(trailers[DETAILS_KEY]).details:
         retry = error_details_pb2.RetryInfo()

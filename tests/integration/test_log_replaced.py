@@ -61,7 +61,7 @@ async def replaced(controlled: ControlledSystem) -> None:
 
 
 async def replaced_under_logged_writes(controlled: ControlledSystem) -> None:
-    """As `replaced`, but the last writes are in the former log only: B had not read them."""
+    """Like `replaced`, but the last writes are in the former log only: B had not read them."""
     await put(controlled, 0, RECORDS)
 
     async def copied() -> bool:

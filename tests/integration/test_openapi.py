@@ -48,7 +48,7 @@ may follow which, that a filter is of this form. So it allows requests that are 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def addresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, str]]:
-    """Of the HTTP listeners of A, B in one file, and a router."""
+    """Addresses of the HTTP listeners of A, B in one file, and a router."""
     world = World.embedded(tmp_path_factory.mktemp("world"))
     found = {name: f"127.0.0.1:{free_port()}" for name in SETTINGS}
     for name, setting in SETTINGS.items():

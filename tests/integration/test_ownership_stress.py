@@ -118,7 +118,7 @@ async def test_the_protocol_holds_on_the_old_store_and_postgresql(tmp_path: Path
 # A check that cannot fail proves nothing: each rule that is taken away here must be missed by the checks.
 
 SEEDS = range(20, 50)
-"""Of the runs below, which are the same each time."""
+"""Seeds of the runs below, which are the same each time."""
 
 
 async def missed(directory: Path, invariant: str) -> None:

@@ -70,7 +70,7 @@ async def browse(system: System) -> tuple[list[str], bool]:
 
 
 def faults(system: System) -> int:
-    """Of A, as gates and automatic rollback count them."""
+    """Faults of A, as gates and automatic rollback count them."""
     return system.traffic.meter.recent(Store.A, asyncio.get_running_loop().time()).faults
 
 

@@ -50,7 +50,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fenced_seconds(monkeypatch: pytest.MonkeyPatch) -> float:
-    """As in earnest."""
+    """Use the production value of the fence's time."""
     monkeypatch.setattr(flows_recover, "FENCED_SECONDS", FENCED_SECONDS)
     return FENCED_SECONDS
 
@@ -212,7 +212,7 @@ async def test_a_share_that_was_seized_is_the_other_store_s_and_its_return_loses
 
 
 async def step_by_step_without_b(system: System, kind: JobKind) -> tuple[Step, bytes]:
-    """As `step_by_step`, and B's changes do not get to the log."""
+    """Like `step_by_step`, but B's changes do not get to the log."""
     checkpoint = b""
     for _ in range(STEPS):
         arguments = {"store": "B", "confirm": "service_layer"}
@@ -514,7 +514,7 @@ async def test_a_recovery_that_another_router_goes_on_with_lets_writes_end_too(
 
 
 def too_large(system: System, store: Store, key: str) -> None:
-    """As an old program has left it."""
+    """Leave a record as an old program did."""
     state = system.ports(store)._state
     state.rows[key] = replace(state.rows[key], payload=b"x" * (MAX_PAYLOAD_BYTES + 1))
 

@@ -67,7 +67,7 @@ async def test_a_trial_that_fails_leaves_nothing(postgres_dsn: str) -> None:
 
 
 async def lose_the_guard(dsn: str) -> None:
-    """As after a kill: the session that holds the lock ends, and the schema stays."""
+    """End the session that holds the lock and keep the schema, as a kill does."""
     async with open_scratch(dsn, CLOCK) as scratch, connected(dsn) as connection:
         await scratch.transfers.apply(records())
         assert await connection.fetchval(END_GUARD, LOCK & 0xFFFF_FFFF)

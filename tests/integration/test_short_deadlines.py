@@ -61,7 +61,7 @@ async def look(system: System, path: str) -> None:
 
 
 def faults(system: System) -> int:
-    """Of A, as gates and automatic rollback count them."""
+    """Faults of A, as gates and automatic rollback count them."""
     return system.traffic.meter.recent(Store.A, asyncio.get_running_loop().time()).faults
 
 

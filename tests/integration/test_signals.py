@@ -80,7 +80,7 @@ class MetricsReceiver(MetricsServiceServicer):
 
     def __init__(self) -> None:
         self.names: dict[str, set[str]] = {}
-        """Of the metrics, by program."""
+        """Names of the metrics, by program."""
 
     async def Export(  # noqa: N802
         self, request: ExportMetricsServiceRequest, context: object
@@ -139,7 +139,7 @@ async def page(address: str, accept: str = "") -> tuple[str, str]:
 
 
 async def families(world: World, process: str) -> dict[str, Family]:
-    """By the name that Prometheus reads."""
+    """Metric families by the name that Prometheus reads."""
     _, text = await page(world.nodes[process].metrics)
     found = {}
     for family in text_string_to_metric_families(text):

@@ -89,7 +89,7 @@ class Message:
     version: Version
     effects: frozenset[Effect]
     entry: BulkEntry | None
-    """Of a bulk release: all that travels. The record is for the properties only."""
+    """Content of a bulk release. The record is for the properties only."""
 
 
 @cache
@@ -187,7 +187,7 @@ class Rules:
     )
     travels: Callable[[Row, Iterable[Served]], tuple[Served, ...]] = served_by_release
     travels_again: Callable[[Row, Iterable[Served]], tuple[Served, ...]] = served_by_release
-    """As `travels`, when a release is answered again."""
+    """Like `travels`, for a release that is answered again."""
     entry: Callable[[Head, Head, Iterable[Served]], BulkEntry] = rules.bulk_entry
     take: Callable[[BulkEntry, Head | None, BucketOwner, Store, Collection[bytes]], rules.Take] = rules.decide_take
     apply: Callable[[Record, Row | None, BucketOwner, Store], terms.Verdict] = terms.decide_apply
@@ -201,7 +201,7 @@ class Rules:
     seize_row: Callable[[Row, Store, int], Row] = terms.seized_row
     take_term: Callable[[BucketOwner, int], BucketOwner] = terms.take_term
     take_bucket: Callable[[BucketOwner, BucketOwner], BucketOwner] = taken_bucket
-    """Of a fenced store: offered, here."""
+    """Rule of a fenced store, from the offered and the stored bucket owner."""
 
 
 class Procedures:

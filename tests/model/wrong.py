@@ -81,7 +81,7 @@ def _apply_as_old(record: Record, here: Row | None, bucket_owner: BucketOwner, m
 
 
 def _apply_by_last_base(record: Record, here: Row | None, bucket_owner: BucketOwner, me: Store) -> terms.Verdict:
-    """As if the last base contained everything of the terms before it."""
+    """Wrong: the last base contains everything of the terms before it."""
     padded = replace(record, row=_padded(record.row))
     verdict = terms.decide_apply(padded, _padded(here) if here is not None else None, bucket_owner, me)
     return replace(verdict, journal=here) if verdict.journal is not None else verdict
@@ -117,7 +117,7 @@ def _entry_without_requests(before: Head, after: Head, served: Iterable[Served])
 def _take_any_older(
     entry: BulkEntry, here: Head | None, bucket_owner: BucketOwner, me: Store, known: Collection[bytes]
 ) -> rules.Take:
-    """As if every older row of the term were the one that was released."""
+    """Wrong: every older row of the term is the one that was released."""
     term, revision = entry.version
     if here is not None and here.version.term == term and here.version.revision + 1 < revision:
         return rules.Take.TAKE
@@ -127,7 +127,7 @@ def _take_any_older(
 def _take_by_revision(
     entry: BulkEntry, here: Head | None, bucket_owner: BucketOwner, me: Store, known: Collection[bytes]
 ) -> rules.Take:
-    """As if all were of one term."""
+    """Wrong: all versions are of one term."""
     if here is not None and here.version.revision + 1 == entry.version.revision and here.owner is me.other:
         return rules.Take.TAKE
     return rules.decide_take(entry, here, bucket_owner, me, known)

@@ -33,7 +33,7 @@ async def findings(run: Run) -> list[Finding]:
 
 
 async def _one_owner(run: Run) -> AsyncIterator[Finding]:
-    """Of every record that a store has, and of every bucket: at most one (I1), and one in the end (I11)."""
+    """Check every record that a store has, and every bucket: at most one owner (I1), and one in the end (I11)."""
     keys = set(run.keys).union(*[await _rows(ports) for ports in run.stores.values()])
     for key in sorted(keys):
         found = {store: await ports.records.read(key) for store, ports in run.stores.items()}

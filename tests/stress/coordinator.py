@@ -34,7 +34,7 @@ class Stopped(Exception):
 
 
 class Fate(Enum):
-    """Of one request on its way to a store."""
+    """The fate of one request on its way to a store."""
 
     ANSWERED = "answered"
     LOST = "it never arrives"

@@ -144,7 +144,7 @@ class Run:
                 await self.chance.choice(acts)()
 
     async def _collect(self) -> None:
-        """As a relay does; some of the acknowledgements are lost."""
+        """Collect like a relay; some of the acknowledgements are lost."""
         store = self._any_store()
         changes = await store.outbox.pull(self.chance.randrange(1, 20), 0)
         self._learn(store.store, changes)
@@ -245,7 +245,7 @@ class Run:
             await self._take(bulk)
 
     async def bring_home(self) -> None:
-        """As the mover does: records that no store owns are released again, whole."""
+        """Release records that no store owns again, whole, as the mover does."""
         for store in self.stores.values():
             there = self.stores[store.store.other]
             for start in range(0, len(self.keys), 100):

@@ -132,14 +132,14 @@ class Secured:
         return {**own, "tls_client_ca": ca, "tls_public_client_ca": ca, "tls_server_name": self.common}
 
     def files(self, name: str) -> TlsFiles:
-        """Of a server that requires a certificate."""
+        """Files of a server that requires a certificate."""
         return files(self.pair(name), self.authority.file)
 
     def client(self) -> ClientTls:
         return ClientTls(files(self.pair("operator"), self.authority.file), self.common)
 
     def tls(self) -> Tls:
-        """Of a client of the service."""
+        """TLS of a client of the service."""
         pair = self.authority.issue("client", "client.test")
         return Tls(ca=self.authority.file, certificate=pair.certificate, key=pair.key)
 

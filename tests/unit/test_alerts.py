@@ -154,7 +154,8 @@ def highest(found: Samples, match: re.Match[str]) -> float:
 
 
 def fires(rule: str, found: Samples) -> bool:
-    """Of a rule that compares highest values with numbers or with each other; operations are one at a time here."""
+    """Whether a rule fires. It compares highest values with numbers or with each other; operations are one at a time
+    here."""
     expression = " ".join(RULES[rule]["expr"].split())
     parts = expression.split(" and ")
     compared = [match for part in parts if (match := COMPARISON.fullmatch(part))]

@@ -374,7 +374,7 @@ def opened(at: OneStore) -> Callable[[], Awaitable[EventLog]]:
 
 
 class Jumping(ManualClock):
-    """Its wall clock jumps; its monotonic clock does not."""
+    """A clock whose wall time jumps; its monotonic time does not."""
 
     jumped = 0.0
 

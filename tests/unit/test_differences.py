@@ -25,7 +25,7 @@ KEY = "sandboxes/x"
 
 
 def look(revision: int, owner: Store, *, released: bool = False, content: int = 7, kept: int | None = None) -> RowView:
-    """Of a row in this version, written by its owner, or released to it."""
+    """Look at a row in this version, written by its owner, or released to it."""
     written = Version(0, revision - 1) if released else Version(0, revision)
     content = content + revision * 100 + (owner is B) * 10
     return RowView(Version(0, revision), owner, written, content if kept is None else kept, content)

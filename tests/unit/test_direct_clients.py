@@ -135,7 +135,7 @@ async def test_while_a_is_away_nothing_is_learned() -> None:
 
 
 class WrongClock(ManualClock):
-    """Its time of day is not its monotonic time."""
+    """A clock whose time of day is not its monotonic time."""
 
     ahead_seconds = 0.0
 

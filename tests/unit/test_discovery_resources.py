@@ -35,7 +35,7 @@ def found(kind: type[M], type_url: str, name: str, now: Snapshot) -> M:
 
 
 def routes_of(now: Snapshot) -> list[tuple[str, str, int]]:
-    """Of each route: path or prefix, "FIRST-END" or "", cluster; and the fraction in millionths."""
+    """Path or prefix, "FIRST-END" or "", cluster, and the fraction in millionths, of each route."""
     (host,) = found(pb.RouteConfiguration, ROUTES, "baton", now).virtual_hosts
     shown = []
     for route in host.routes:

@@ -93,7 +93,7 @@ async def over_http(authority: Authority, names: CertificateNames) -> AsyncItera
 
 
 def fingerprint(pair: Pair) -> str:
-    """As `openssl x509 -noout -fingerprint -sha256` prints it."""
+    """The fingerprint that `openssl x509 -noout -fingerprint -sha256` prints."""
     first = pair.certificate.read_text().partition("-----END CERTIFICATE-----")
     digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(first[0] + first[1])).hexdigest().upper()
     return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2))

@@ -117,7 +117,7 @@ def test_prose_names_the_thing(place: str) -> None:
     assert not often, "name the thing instead:\n" + "\n".join(shown)
 
 
-@pytest.mark.parametrize("place", ["libs", "services"])
+@pytest.mark.parametrize("place", ["libs", "services", "clients/python", "tests/model"])
 def test_a_docstring_makes_sense_without_the_line_above_it(place: str) -> None:
     paths = [path for path in files(place) if path.suffix == ".py"]
     hanging = [f"{path.relative_to(ROOT)}: {text}" for path in paths for text in docstrings(path) if is_fragment(text)]

@@ -85,7 +85,7 @@ async def test_evidence_that_is_dated_in_the_future_is_of_no_known_age(days: flo
 
 
 class Skewed(ManualClock):
-    """Its wall clock is ahead by so much."""
+    """A clock whose wall time is ahead by so much."""
 
     ahead_seconds = 0.0
 

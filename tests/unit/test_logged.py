@@ -144,7 +144,7 @@ class Counted:
 
 
 async def acknowledge(at: OneStore) -> int:
-    """As a relay does it, after it has put everything into the log."""
+    """Acknowledge like a relay, after it has put everything into the log."""
     pulled = await at.replication.PullChanges(rpb.PullChangesRequest(limit=100, wait_seconds=5.0))
     names = [rpb.AckChangesRequest.Name(key=change.key, version=change.version) for change in pulled.changes]
     answer = await at.replication.AckChanges(rpb.AckChangesRequest(changes=names))
@@ -215,7 +215,7 @@ class TestAtTheInternalListener:
 
 
 async def hear(at: OneStore, trouble: str) -> None:
-    """As a relay says it."""
+    """Report trouble like a relay."""
     await at.replication.PullChanges(rpb.PullChangesRequest(limit=1, log_trouble=trouble))
 
 

@@ -26,7 +26,7 @@ from libs.http.templates import Template
 ROOT = Path(__file__).parents[2]
 SHIPPED = json.loads((ROOT / "libs/pb/sandbox/v1/openapi.json").read_text())
 NOT_OF_AN_OPERATION = {"403", "405"}
-"""Of MCP, and of a method that a path does not have."""
+"""Statuses of MCP, and of a method that a path does not have."""
 
 TOY = """
 syntax = "proto3";

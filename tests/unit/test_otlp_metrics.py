@@ -34,7 +34,7 @@ LABELS = ("s/Get", "public", "OK")
 
 
 class Settings(ProcessSettings):
-    """Of a program without settings of its own."""
+    """Settings of a program without settings of its own."""
 
 
 class Collector(MetricsServiceServicer):
@@ -48,7 +48,7 @@ class Collector(MetricsServiceServicer):
         return ExportMetricsServiceResponse()
 
     def last(self) -> dict[str, Metric]:
-        """By name."""
+        """Metrics by name."""
         (sender,) = self.requests[-1].resource_metrics
         return {metric.name: metric for scope in sender.scope_metrics for metric in scope.metrics}
 

@@ -23,7 +23,7 @@ def parsed(request: ListSandboxesRequest) -> List:
 
 
 def served(request: ListSandboxesRequest, stored: list[Sandbox]) -> ListSandboxesResponse:
-    """As a backend does it, over a list in memory."""
+    """Serve the list like a backend, over a list in memory."""
     call = parsed(request)
     rest = sorted((sandbox for sandbox in stored if sandbox.name > call.page.after), key=lambda sandbox: sandbox.name)
     page = rest[: call.page.limit]

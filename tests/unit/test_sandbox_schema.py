@@ -81,12 +81,12 @@ def row(payload: bytes, version: int) -> Row:
 
 
 def flat_of(sandbox: Sandbox) -> FlatSandbox:
-    """As a client of version 1 reads it."""
+    """The sandbox as a client of version 1 reads it."""
     return FlatSandbox.FromString(SCHEMAS.converted(row(sandbox.SerializeToString(), 2), 1))
 
 
 def model_of(flat: FlatSandbox) -> Sandbox:
-    """As a client of version 2 reads it."""
+    """The sandbox as a client of version 2 reads it."""
     return Sandbox.FromString(SCHEMAS.converted(row(flat.SerializeToString(), 1), 2))
 
 

@@ -92,7 +92,7 @@ def connect_async(
     metadata: Metadata = (),
     options: Options = (),
 ) -> AsyncClient:
-    """As `connect`, for asyncio. Call it in the event loop that uses the client."""
+    """Like `connect`, for asyncio. Call it in the event loop that uses the client."""
     settings = _settings(timeout, name, metadata, _provider(token))
     credentials = credentials or _credentials(target, tls)
     if credentials is None:

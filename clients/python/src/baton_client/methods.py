@@ -48,7 +48,7 @@ KEYS = {
     "/sandbox.v1.SandboxService/RenewLease": "{name}",
     "/sandbox.v1.SandboxService/ReleaseLease": "{name}",
 }
-"""By path of a method that names one record: the form of the name, with fields of the request."""
+"""Form of the name with fields of the request, by path of a method that names one record."""
 
 
 class Methods(Caller):

@@ -51,7 +51,7 @@ class Watching(Retries):
         self.failed, self.answered = 0, now
 
     def pause(self, error: CallError, now: float, chance: float) -> float:
-        """As `Retries.pause`."""
+        """Like `Retries.pause`."""
         if now - self.answered >= self.patience_seconds:
             raise error
         return super().pause(error, now, chance)
