@@ -74,6 +74,9 @@ def by_account(cohorts: Iterable[Cohort], account: str) -> Cohort | None:
 
 def cohort_of(cohorts: Sequence[Cohort], key: str, account: str | None) -> Cohort | None:
     """The record's cohort. `account`: "" if it has none, None if it is unknown."""
+    # Each call looks here, and most migrations have no cohort.
+    if not cohorts:
+        return None
     return by_name(cohorts, key) or by_account(cohorts, account or "")
 
 
