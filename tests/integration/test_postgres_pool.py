@@ -18,6 +18,7 @@ from libs.backend.signals import measure_store
 from libs.errors import Overloaded, StoreUnavailable
 from libs.proving.servers.postgres import Postgres
 from services.service_layer.store.postgres import PoolSettings, PostgresOptions, PostgresStore, open_store
+from tests.documents import blocks
 from tests.waiting import eventually
 
 ONE = PostgresOptions(pools=PoolSettings(request_pool=1, apply_pool=1, control_pool=1))
@@ -49,6 +50,26 @@ async def test_a_weak_default_of_the_database_weakens_no_session(store_dsn: str)
         for pool in (store.requests, store.apply, store.control):
             await pool.engine.dispose()
         assert await settings_of(store) == {("on", "read committed")}
+
+
+async def test_the_runbook_finds_the_session_that_holds_a_lock(store_dsn: str) -> None:
+    (query,) = [block.code for block in blocks("docs/runbooks/b-slow.md") if block.kind == "sql"]
+    holder, waiter = await asyncpg.connect(store_dsn), await asyncpg.connect(store_dsn)
+    try:
+        await holder.execute("SELECT pg_advisory_lock(7)")
+        assert await in_database(store_dsn, query) is None
+        waiting = asyncio.create_task(waiter.execute("SELECT pg_advisory_lock(7)"))
+        pid = holder.get_server_pid()
+
+        async def found() -> bool:
+            return bool(await in_database(store_dsn, query) == pid)
+
+        await eventually(found)
+        await in_database(store_dsn, f"SELECT pg_terminate_backend({pid})")
+        await waiting
+    finally:
+        for connection in (holder, waiter):
+            connection.terminate()
 
 
 @pytest.mark.parametrize("ends", ["returns", "raises"])

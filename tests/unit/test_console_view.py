@@ -142,6 +142,7 @@ def test_the_state_of_the_control_store_and_of_each_router_is_shown() -> None:
     routers = [pb.RouterStatus(name="r1", generation=7), pb.RouterStatus(name="r2", generation=6, age_seconds=1)]
     html = shown(status(setting_stale=True, routers=routers))["head"]
     assert "The control store is away." in html
+    assert "docs/runbooks/control-store-down.md" in html
     assert html.count('class="router behind"') == 1, "r2 uses another generation"
 
 

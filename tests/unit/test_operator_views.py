@@ -121,10 +121,11 @@ def test_the_time_that_is_left_is_of_the_last_minute() -> None:
     assert left(pace, 500, 100.0) == pytest.approx(60.0), "100 more, at 100 in the last minute"
 
 
-def status(columns: int) -> str:
+def status(columns: int, *, stale: bool = False) -> str:
     """A full status, on a screen of so many columns."""
     answer = pb.GetStatusResponse(
         setting=pb.Setting(generation=7, phase=pb.PHASE_DUAL_WRITE, canary_permille=500),
+        setting_stale=stale,
         buckets=1024,
         buckets_at_b=512,
         permille_at_b=500,
@@ -171,6 +172,12 @@ def test_the_status_is_readable_at_80_columns(columns: int) -> None:
         "not authenticated at store B, this router (public_auth = none)",
     ):
         assert words in whole, text
+
+
+def test_the_status_leads_from_a_control_store_that_is_away_to_its_runbook() -> None:
+    page = "see docs/runbooks/control-store-down.md"
+    assert page in status(160, stale=True)
+    assert page not in status(160)
 
 
 def test_the_status_fits_on_one_line_too() -> None:

@@ -15,6 +15,7 @@ from libs.text import plain, visible
 from services.router.cli.lines import clients_lines, counts_line, job_line
 from services.router.cli.show_security import certificates_line, open_line
 from services.router.cli.views import View
+from services.router.core.runbooks import BY_NAME
 
 _PIPE_WIDTH = 160
 _JOB_CHARACTERS = 120
@@ -106,6 +107,7 @@ def status_screen(view: View) -> Group:
 
 
 LOOK = "look at this"
+CONTROL_AWAY = "the control store is away: calls go on, nothing can be changed"
 OWN_LINE = frozenset({"canary-auto", "rehearsal"})
 """Kinds of jobs that have a line of their own in the status."""
 
@@ -116,6 +118,7 @@ def _status_lines(view: View) -> list[tuple[str, str]]:
     lines = [
         ("phase", setting_line(view) + (" - control store away, last known" if view["setting_stale"] else "")),
         ("since", since_line(view)),
+        *([(LOOK, _with_page(CONTROL_AWAY, BY_NAME["control-store-down"].path))] if view["setting_stale"] else []),
         *((LOOK, _with_page(alert, page)) for alert, page in zip(view["alerts"], view["alert_pages"], strict=True)),
         *open_line(view),
         *certificates_line(view),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.core.phase import ORDER, PHASES, Phase
-from services.router.core.runbooks import of_line
+from services.router.core.runbooks import BY_NAME, of_line
 from services.router.core.setting_message import phase_name
 from services.router.web.view.words import duration, percent, seconds_of, stamp
 
@@ -46,7 +46,8 @@ class Head:
     """Why traffic is held, by the latest rollback without a person; "" if a person did it."""
     alerts: Sequence[tuple[str, str]]
     """Each with its runbook, "" if it has none."""
-    control_away: bool
+    control_away: str
+    """The runbook while the control store is away; "" otherwise."""
     next: str
     """The next phase; "" if there is none."""
     blocked: str
@@ -77,7 +78,7 @@ def head(status: pb.GetStatusResponse, now: float) -> Head:
         hold=setting.hold,
         hold_reason=last.reason if last is not None and last.after.generation == setting.generation else "",
         alerts=[(alert, of_line(alert)) for alert in status.alerts],
-        control_away=status.setting_stale,
+        control_away=BY_NAME["control-store-down"].path if status.setting_stale else "",
         next=phase_name(status.next).value if status.next else "",
         blocked=status.blocked,
         can_advance=bool(status.next) and not status.blocked,
