@@ -117,6 +117,7 @@ LINES = [
     *attention([StoreSeen("A", True, False, "draining", "stopped", 0, Counts())], "", [], 0.05),
     *attention([StoreSeen("B", True, True, "", "", 0, Counts(), locks_away=True)], "", [], 0.05),
     *attention([StoreSeen("B", True, True, "", "", 0, Counts(), missing=1)], "", [], 0.05),
+    *attention([StoreSeen("B", True, False, "it must be recovered (baton recover): x", "", 0, Counts())], "", [], 0.05),
     *clock_warning(9.0),
     *certificate_warnings("store A", 1.0, "not a key"),
     str(Risk("store A", 3, 0)),
@@ -141,6 +142,8 @@ def test_each_line_under_look_at_this_has_a_page(line: str) -> None:
 def test_a_line_leads_to_the_page_of_its_own_trouble() -> None:
     found = {line.partition(":")[0]: Path(of_line(line)).stem for line in LINES}
     assert found["store A is unreachable"] == "store-down"
+    assert found["store B does not serve"] == "store-lost"
+    assert found["store A does not serve"] == "store-down"
     assert found["the certificate of store A expires in 1.0 days"] == "tls-certificate"
     assert found["job audit-1 FAILED"] == "jobs"
     assert of_line("all is well") == ""

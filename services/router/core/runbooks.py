@@ -71,13 +71,6 @@ RUNBOOKS = (
         signs=("cannot reach its lock server",),
     ),
     Runbook(
-        "store-down",
-        "A store does not answer",
-        alerts=("BatonStoreDown", "BatonProcessMissing"),
-        reasons=("OWNER_UNAVAILABLE", "STORE_NOT_READY", "DEADLINE_EXCEEDED", "DISK_FULL", "STILL_FILLING"),
-        signs=("is unreachable: ", "does not serve: ", " of its processes for a minute"),
-    ),
-    Runbook(
         "store-lost",
         "A store was lost, restored or replaced",
         reasons=(
@@ -88,6 +81,14 @@ RUNBOOKS = (
             "FOREIGN_CONTROL",
             "REVISION_EXHAUSTED",
         ),
+        signs=("(baton recover)",),
+    ),
+    Runbook(
+        "store-down",
+        "A store does not answer",
+        alerts=("BatonStoreDown", "BatonProcessMissing"),
+        reasons=("OWNER_UNAVAILABLE", "STORE_NOT_READY", "DEADLINE_EXCEEDED", "DISK_FULL", "STILL_FILLING"),
+        signs=("is unreachable: ", "does not serve: ", " of its processes for a minute"),
     ),
     Runbook(
         "conflicts",
