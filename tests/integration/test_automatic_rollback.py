@@ -115,6 +115,14 @@ async def test_the_counts_of_all_routers_are_summed(routers: Routers) -> None:
         assert router.measurement.evidence(Evidence()).b_calls is not None
 
 
+async def test_the_calls_that_a_fenced_store_fails_do_not_slow_its_recovery(routers: Routers) -> None:
+    routers.one.serve(A, 30, 30)
+    await routers.seconds(2, faults=1)
+    everything, without_a = (routers.one.measurement.load(None, fenced) for fenced in ((), {A}))
+    assert (everything.calls - without_a.calls, everything.faults - without_a.faults) == (30, 30)
+    assert (without_a.calls, without_a.faults) == (16, 4)
+
+
 async def test_a_router_that_is_gone_fades_out(routers: Routers) -> None:
     await routers.seconds(5, calls=4)
     routers.clock.advance(FRESH_SECONDS + 1)

@@ -147,6 +147,14 @@ async def test_zeros_of_a_store_whose_database_does_not_answer_are_no_counts() -
     assert view.reachable and not view.database_away
 
 
+async def test_a_fenced_store_is_known_by_its_last_answer() -> None:
+    client = Answering(GetStatusResponse(fence_reason="a later state is known"))
+    observer = Observer({Store.B: client}, None, ManualClock())  # type: ignore[dict-item]
+    assert observer.fenced == set()
+    await observer.poll()
+    assert observer.fenced == {Store.B}
+
+
 async def test_the_status_has_the_certificate_of_the_process_that_needs_a_new_one() -> None:
     near, far = (GetStatusResponse(process=str(days), certificate=Certificate(days=days)) for days in (5.0, 300.0))
     client = Answering(near)

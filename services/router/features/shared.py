@@ -111,7 +111,7 @@ class SharedFlows:
             (),
             self.name,
             self.clock,
-            lambda: self.measurement.load(self.observer.worst_lag_seconds),
+            lambda: self.measurement.load(self.observer.worst_lag_seconds, self.observer.fenced),
             self.settings.throttle_limits,
         )
 

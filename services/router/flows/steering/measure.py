@@ -11,7 +11,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import NamedTuple
@@ -188,12 +188,13 @@ class Measurement:
         direct = self._direct()
         return None if direct is None else (direct[0], direct[1].answered_by_b)
 
-    def load(self, lag_seconds: float | None) -> Load:
+    def load(self, lag_seconds: float | None, fenced: Collection[Store] = ()) -> Load:
         """Return the load of live traffic: the latency of the slowest router, and the faults of all routers.
 
-        The caller supplies the lag.
+        The caller supplies the lag. A fenced store fails every call, and no slower job would help it.
         """
-        counts = total(part for second in self.seconds()[:LOAD_SECONDS] for part in second)
+        parts = (part for second in self.seconds()[:LOAD_SECONDS] for part in zip(Store, second, strict=True))
+        counts = total(counted for store, counted in parts if store not in fenced)
         measured = self._everything()
         latencies = [one.latency_seconds for one in measured if one.latency_seconds is not None]
         return Load(lag_seconds, max(latencies, default=None), counts.calls, counts.faults)

@@ -251,6 +251,12 @@ class Observer:
         return max(abs(skew), status.feed.clock_ahead_seconds)
 
     @property
+    def fenced(self) -> frozenset[Store]:
+        """The stores that are fenced until they are recovered, by their last answers."""
+        views = self._views.values()
+        return frozenset(one.store for one in views if one.status is not None and one.status.fence_reason)
+
+    @property
     def worst_lag_seconds(self) -> float | None:
         """Return the greater lag of both feeds, as far as known; None if neither is."""
         return max((view.lag_seconds for view in self._views.values() if view.lag_seconds is not None), default=None)
