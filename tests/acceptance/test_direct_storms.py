@@ -93,7 +93,7 @@ async def test_nothing_is_lost_under_direct_clients_while_our_own_processes_die_
     size = Size(routers=2, new=2, xds=True, router_settings=({"rollback_automatic": "false"},) * 2)
     world = direct_world(directory, stack, size)
     faults = process_faults(world)
-    rate = sized(short=60, full=160)
+    rate = sized(short=80, full=160)
     plan = replace(CLIENTS, calls_per_second=rate, deadline_seconds=0.2, made_names=20, fresh_share=0.2, seed=9)
     load = Load(plan, world.routers, directory / "history", direct=world.public_stores, xds=XDS)
     async with (

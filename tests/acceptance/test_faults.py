@@ -81,7 +81,7 @@ async def traffic(world: World, load: Load) -> AsyncIterator[None]:
 
 
 async def run(world: World, directory: Path, faults: list[Fault]) -> tuple[Result, Load]:
-    rate = sized(short=60, full=160)
+    rate = sized(short=80, full=160)
     plan = LoadPlan(clients=8, calls_per_second=rate, deadline_seconds=0.2, made_names=20, fresh_share=0.2, seed=7)
     load = Load(plan, world.routers, directory / "history")
     async with (
