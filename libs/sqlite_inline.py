@@ -28,7 +28,7 @@ LONG_PAUSE = 100
 """Time for which reads go to the pool after a long one, as a multiple of its duration: such reads take 1 % of the event
 loop's time at most."""
 LONGEST_PAUSE_SECONDS = 60.0
-"""Maximum of that time, since a long read may be a pause of the whole process."""
+"""Limit of the time after a long read. The process itself may have been paused during that read."""
 
 
 class Unfit(Exception):

@@ -62,9 +62,9 @@ def quiet_exporters() -> None:
     logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
 
 
-async def end_bounded(shutdown: Callable[[], None], what: str) -> None:
+async def end_bounded(shutdown: Callable[[], None], signal: str) -> None:
     """Run `shutdown`, which blocks while the receiver is unavailable, for a bounded time. Its thread does not keep the
-    process alive. `what`: what is sent, such as "spans"."""
+    process alive. `signal`: "spans" or "metrics"."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
     def run() -> None:
@@ -73,9 +73,9 @@ async def end_bounded(shutdown: Callable[[], None], what: str) -> None:
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(ended.set)
 
-    threading.Thread(target=run, name=f"last {what}", daemon=True).start()
+    threading.Thread(target=run, name=f"last {signal}", daemon=True).start()
     try:
         async with asyncio.timeout(_END_SECONDS):
             await ended.wait()
     except TimeoutError:
-        log.warning("the last %s could not be sent within %g s", what, _END_SECONDS)
+        log.warning("the last %s could not be sent within %g s", signal, _END_SECONDS)

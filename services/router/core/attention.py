@@ -42,8 +42,8 @@ class StoreSeen:
 def attention(
     stores: Sequence[StoreSeen], log_trouble: str, failed_jobs: Sequence[str], fault_rate: float
 ) -> list[str]:
-    """The causes come before what follows from them. `fault_rate`: the largest share of faults that is no alert.
-    `failed_jobs`: the id and note of each."""
+    """Lines for "look at this", causes before their effects. `fault_rate`: the largest share of faults without an
+    alert. `failed_jobs`: the id and note of each."""
     found = [line for store in stores for line in _outages(store)]
     if log_trouble:
         found.append(f"the event log is unreachable, so neither store follows the other: {log_trouble}")

@@ -1,7 +1,8 @@
 """The totals of all ledgers of a migration, beyond the life of the routers that counted. Pure.
 
-A router's counts grow from its start, all but those that wait. If one is below the known one, the router has started
-again under its name. The counts of a router that has ended are added once; what waited then is never checked.
+A router's counts grow from its start, except the number of waiting writes. If a count is below its known value, the
+router has restarted under its name. The counts of a router that has ended are added once. Its waiting writes are never
+checked.
 """
 
 from __future__ import annotations
