@@ -102,9 +102,7 @@ async def open_store(
     and, if `options.migrate` is False, for a schema that is missing or older.
     """
     options = options or PostgresOptions()
-    if options.migrate:
-        await migrate(dsn)
-    backend = await check(dsn)
+    backend = await check(dsn, after_migration=options.migrate)
     async with AsyncExitStack() as stack:
         anchor = Anchor()
         requests, apply, control, own = await _pools(dsn, options.pools, stack, anchor)

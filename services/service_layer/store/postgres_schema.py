@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from libs.errors import NewerSchema, StoreUnavailable
@@ -33,21 +35,27 @@ async def migrate(dsn: str, search_path: str = "") -> str:
 
     Raises NewerSchema, UnfitDatabase, StoreUnavailable.
     """
-    return await _with_engine(dsn, change=True, search_path=search_path)
+    async with _connection(dsn, search_path) as connection:
+        await _migrate(connection)
+    return _head()
 
 
-async def check(dsn: str) -> str:
-    """Return the server's name and version for people.
+async def check(dsn: str, *, after_migration: bool = False) -> str:
+    """Return the server's name and version for people. `after_migration`: migrate the schema first, as `migrate` does.
 
     Raises UnfitDatabase for an unfit server (`libs.postgres`) and for an older or missing schema; NewerSchema;
     StoreUnavailable.
     """
-    return await _with_engine(dsn, change=False)
+    async with _connection(dsn) as connection:
+        if after_migration:
+            await _migrate(connection)
+        return await _check(connection)
 
 
-async def _with_engine(dsn: str, *, change: bool, search_path: str = "") -> str:
+@asynccontextmanager
+async def _connection(dsn: str, search_path: str = "") -> AsyncIterator[AsyncConnection]:
+    """A connection to a server that is fit, without the pools' settings: it shows the server's own defaults."""
     address = driver_dsn(dsn)
-    # Plain connections without the pools' settings: they show the server's own defaults.
     engine = create_async_engine(
         DRIVER,
         poolclass=NullPool,
@@ -60,30 +68,29 @@ async def _with_engine(dsn: str, *, change: bool, search_path: str = "") -> str:
     )
     try:
         await check_fitness(address)
-        return await (_migrate(engine) if change else _check(engine))
+        async with engine.connect() as connection:
+            yield connection
     except FOREIGN as error:
         raise (translated(error) or StoreUnavailable(str(error))) from error
     finally:
         await engine.dispose()
 
 
-async def _migrate(engine: AsyncEngine) -> str:
-    async with engine.begin() as connection:
+async def _migrate(connection: AsyncConnection) -> None:
+    async with connection.begin():
         await connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))
         await connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
         await connection.run_sync(_upgrade)
-    return _head()
 
 
-async def _check(engine: AsyncEngine) -> str:
-    async with engine.connect() as connection:
-        version = await connection.run_sync(_version)
-        if version != _head():
-            _refuse_newer(version)
-            found = "none" if version is None else version
-            raise UnfitDatabase(f"database schema: {found}, expected {_head()}: run `{COMMAND}`")
-        server = (await connection.execute(text("SHOW server_version"))).scalar_one()
-        return f"postgresql {str(server).split()[0]}"
+async def _check(connection: AsyncConnection) -> str:
+    version = await connection.run_sync(_version)
+    if version != _head():
+        _refuse_newer(version)
+        found = "none" if version is None else version
+        raise UnfitDatabase(f"database schema: {found}, expected {_head()}: run `{COMMAND}`")
+    server = (await connection.execute(text("SHOW server_version"))).scalar_one()
+    return f"postgresql {str(server).split()[0]}"
 
 
 def _upgrade(connection: Connection) -> None:
