@@ -10,9 +10,9 @@ INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 RUNS ?= 10
-STORMS := tests/acceptance/test_flips.py tests/acceptance/test_faults.py tests/acceptance/test_recovery.py \
-	tests/acceptance/test_rollback.py tests/acceptance/test_lost_store.py tests/acceptance/test_identical.py \
-	tests/integration/test_ownership_stress.py
+STORMS := tests/acceptance/test_flips.py tests/acceptance/test_direct_storms.py tests/acceptance/test_faults.py \
+	tests/acceptance/test_recovery.py tests/acceptance/test_rollback.py tests/acceptance/test_lost_store.py \
+	tests/acceptance/test_identical.py tests/integration/test_ownership_stress.py
 
 # Proto tree, folder of the generated modules, their import path.
 PROTO_TREES := protos:libs/pb:libs.pb \

@@ -37,6 +37,8 @@ _NOTHING_IS_LOST = _in(
     "acceptance/test_faults.py",
     "nothing_is_lost_while_our_own_processes_die_in_turn",
     "nothing_is_lost_while_the_servers_die_in_turn",
+) + _in(
+    "acceptance/test_direct_storms.py", "nothing_is_lost_under_direct_clients_while_our_own_processes_die_in_turn"
 )
 _DIRECT = "integration/test_direct_routes.py"
 _DEMO = "acceptance/test_demo.py"
@@ -603,6 +605,7 @@ REQUIREMENTS: Mapping[str, Requirement] = {
     "chaos.flip": Requirement(
         "Continuous flag changes under load lose no write and leak no resource",
         _in("acceptance/test_flips.py", "a_flip_storm_loses_nothing_and_leaves_nothing_behind")
+        + _in("acceptance/test_direct_storms.py", "a_flip_storm_with_direct_clients_loses_nothing")
         + _in("unit/test_chaos.py", "every_flip_is_one_that_the_router_allows_and_does_what_it_says"),
     ),
     "metrics.thresholds": Requirement(

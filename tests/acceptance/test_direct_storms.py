@@ -83,7 +83,10 @@ async def test_a_flip_storm_with_direct_clients_loses_nothing(directory: Path, s
     assert report.ok, "\n".join(report.problems)
     assert report.counts == dict.fromkeys(report.counts, 0)
     assert report.calls is not None and report.calls >= LEAST_CALLS, "too few calls to show anything"
+    assert report.handoffs > 0, "no record moved: the storm shows nothing"
     assert {"flag", "advance", "rollback"} <= report.flips.keys()
+    assert len(report.growths) == 6
+    assert not any(one.restarted for one in report.growths)
     assert min(answered, passed_on) >= LEAST_DIRECT, f"direct calls: {answered} answered, {passed_on} passed on"
 
 

@@ -23,7 +23,7 @@ from libs.proving.trial.walk import Move, Walk
 from libs.proving.trial.world import Size, World
 from services.router.cli.demo.run import OLD_DATABASE
 from tests.acceptance.faults import Fault, flushed, one_after_the_other, process_faults, server_faults
-from tests.storms import sized
+from tests.storms import only_in_full, sized
 
 LEAST_CALLS = 100
 """For each fault."""
@@ -98,6 +98,7 @@ async def run(world: World, directory: Path, faults: list[Fault]) -> tuple[Resul
     return judge(evidence), load
 
 
+@only_in_full
 async def test_nothing_is_lost_while_our_own_processes_die_in_turn(tmp_path: Path, stack: Stack) -> None:
     world = World.real(tmp_path, stack, OLD_DATABASE, SIZE)
     faults = process_faults(world)

@@ -16,7 +16,7 @@ from libs.proving.trial.load import LoadPlan
 from libs.proving.trial.walk import Walk
 from libs.proving.trial.world import Size, World
 from services.router.cli.demo.run import OLD_DATABASE
-from tests.storms import sized
+from tests.storms import only_in_full, sized
 from tests.waiting import NotReached
 
 SEES_FLIPS_AFTER = ({"refresh_seconds": "0.05"}, {"refresh_seconds": "0.4"}, {"refresh_seconds": "1.0"})
@@ -54,6 +54,7 @@ async def storms(world: World, directory: Path, plan: StormPlan) -> list[StormRe
     raise NotReached(f"{calls} calls and {flips} flips in {MOST_STORMS} storms: too few to show anything")
 
 
+@only_in_full
 async def test_a_flip_storm_loses_nothing_and_leaves_nothing_behind(tmp_path: Path, stack: Stack) -> None:
     world = World.real(tmp_path, stack, OLD_DATABASE, Size(routers=3, new=2, router_settings=SEES_FLIPS_AFTER))
     reports = await storms(
