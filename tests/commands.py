@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from typer.testing import CliRunner
 
-from services.router.cli.app import app
+from services.router.cli.app import tree
 from services.router.cli.failure import Exit
 
 ACTOR = "ann@host"
@@ -32,6 +32,7 @@ _ON_DEMAND = (
 )
 """Modules that most commands import when they run."""
 
+_app = tree()
 _context = multiprocessing.get_context("forkserver")
 
 
@@ -87,6 +88,6 @@ def _run(words: Sequence[str], environment: Mapping[str, str]) -> Result:
 
 
 def _invoke(answers: Connection, words: Sequence[str], environment: Mapping[str, str]) -> None:
-    result = CliRunner().invoke(app, words, env=environment)
+    result = CliRunner().invoke(_app, words, env=environment)
     trouble = "" if result.exception is None else repr(result.exception)
     answers.send(Result(result.exit_code, result.stdout, result.stderr, trouble))

@@ -37,9 +37,7 @@ _NOTHING_IS_LOST = _in(
     "acceptance/test_faults.py",
     "nothing_is_lost_while_our_own_processes_die_in_turn",
     "nothing_is_lost_while_the_servers_die_in_turn",
-) + _in(
-    "acceptance/test_direct_storms.py", "nothing_is_lost_under_direct_clients_while_our_own_processes_die_in_turn"
-)
+) + _in("acceptance/test_direct_storms.py", "nothing_is_lost_under_direct_clients_while_our_own_processes_die_in_turn")
 _DIRECT = "integration/test_direct_routes.py"
 _DEMO = "acceptance/test_demo.py"
 _FLAGS = "integration/test_flags.py"

@@ -12,7 +12,8 @@ T = TypeVar("T")
 FULL = os.environ.get("BATON_TEST_STORMS", "short") == "full"
 
 only_in_full = pytest.mark.skipif(
-    not FULL, reason="runs in `make storms`: test_direct_storms.py has the same storm, with a third of its clients at routers"
+    not FULL,
+    reason="runs in `make storms`: test_direct_storms.py has the same storm, with a third of its clients at routers",
 )
 
 

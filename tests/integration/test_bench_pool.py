@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 
 from libs.proving.pools.sweep import LOCK, MARK, SCHEMA, BenchFailed, Plan, look, sweep
 from libs.proving.servers.postgres import Postgres
-from services.router.cli.app import app
+from services.router.cli.app import tree
 from services.router.cli.failure import Exit
 from tests.waiting import eventually
 
 QUICK = Plan((1, 3), callers=8, turn_seconds=0.1, turns=1, records=50)
 runner = CliRunner()
+app = tree()
 
 
 def quick(dsn: str, *more: str) -> list[str]:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from libs.proving.servers.ports import free_port
-from services.router.cli.app import app
+from services.router.cli.app import tree
 from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.inputs import parse_percent, parse_phase
 from services.router.cli.jobs import parse_rate
@@ -56,6 +56,7 @@ CHANGING = [
 ]
 
 runner = CliRunner()
+app = tree()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -154,8 +155,8 @@ def test_every_command_has_the_common_options_and_names_its_json_keys(command: l
 @pytest.mark.parametrize("arguments", [["--help"], ["phase", "advance", "--help"], ["canary", "set", "200"]])
 def test_help_and_refusals_load_no_heavy_library(arguments: list[str]) -> None:
     script = (
-        "import sys\nfrom services.router.cli.app import app\n"
-        f"try:\n    app({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom services.router.cli.app import tree\n"
+        f"try:\n    tree({arguments!r})({arguments!r})\nexcept SystemExit:\n    pass\n"
         "heavy = {'grpc', 'rich', 'google.protobuf', 'asyncpg', 'aiokafka', 'asyncio'} & set(sys.modules)\n"
         "sys.exit(f'loaded {heavy}' if heavy else 0)"
     )

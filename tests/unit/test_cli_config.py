@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from services.router.cli.app import app
+from services.router.cli.app import tree
 from services.router.cli.failure import Exit
 from tests.composed import SETTINGS
 
 runner = CliRunner()
+app = tree()
 NEEDED = {
     "router": {"EVENT_LOG": "memory:", "STORE_A": "a:1", "STORE_B": "b:1", "CONTROL_STORE": "memory:"},
     "simple_mcp": {"EVENT_LOG": "memory:", "DATABASE": "a.db"},

@@ -13,10 +13,11 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from services.router.cli import contexts
-from services.router.cli.app import app
+from services.router.cli.app import tree
 from services.router.cli.failure import Exit
 
 runner = CliRunner()
+app = tree()
 STAGING, PROD = "127.0.0.1:1", "127.0.0.1:2"
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from libs.pb.baton.control.v1 import approvals_pb2
 from libs.pb.baton.control.v1 import control_pb2 as pb
 from services.router.cli import contexts
-from services.router.cli.app import app
+from services.router.cli.app import MODULES, tree
 from services.router.cli.client import Control
 from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.options import Patience
@@ -53,7 +53,22 @@ def leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves(child, f"{name} {word}".strip())
 
 
+app = tree()
 COMMANDS = dict(leaves(get_command(app)))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_command_line_builds_the_module_of_its_command_alone(module: str) -> None:
+    for word in MODULES[module]:
+        alone: Any = get_command(tree([word, "--help"]))
+        assert sorted(alone.commands) == sorted(MODULES[module])
+
+
+def test_a_command_line_that_begins_otherwise_builds_every_command() -> None:
+    words = [word for verbs in MODULES.values() for word in verbs]
+    for line in ([], ["--address", "127.0.0.1:1", "status"], ["statsu"], ["--help"]):
+        found: Any = get_command(tree(line))
+        assert sorted(found.commands) == sorted(words)
 
 
 def options(command: Any) -> set[str]:

@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from services.router.cli.app import app
+from services.router.cli.app import tree
 from services.router.cli.gates import of_limit
 from services.router.core.attention import StoreSeen, attention, certificate_warnings, clock_warning
 from services.router.core.gates import GATES
@@ -100,7 +100,7 @@ def commands() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "command"), sorted(set(commands())))
 def test_a_command_in_the_text_has_verbs_and_options_that_exist(page: str, command: str) -> None:
     """The commands in blocks are run by tests/integration/test_runbook_commands.py."""
-    node: Any = typer.main.get_command(app)
+    node: Any = typer.main.get_command(tree())
     words = re.sub(r'"[^"]*"', "x", command).split()[1:]
     while words and hasattr(node, "commands") and words[0] in node.commands:
         node = node.commands[words.pop(0)]

@@ -55,7 +55,7 @@ def test_the_screen_and_json_show_no_such_character() -> None:
 def test_an_event_with_hostile_content_is_shown_on_an_ascii_terminal() -> None:
     script = (
         "import sys\nfrom services.router import cli\nfrom services.router.cli import app, show, show_events\n"
-        "app.app = lambda: show.show(show_events.event_screen(eval(sys.stdin.read())))\ncli.main()"
+        "app.tree = lambda _: lambda: show.show(show_events.event_screen(eval(sys.stdin.read())))\ncli.main()"
     )
     event = {
         "position": "3/1200",

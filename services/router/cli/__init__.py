@@ -7,9 +7,9 @@ def main() -> None:
     """Run the command line."""
     import sys
 
-    from services.router.cli.app import app
+    from services.router.cli.app import tree
 
     # Print an escape where the terminal's encoding lacks a character.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    app()
+    tree(sys.argv[1:])()

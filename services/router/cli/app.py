@@ -1,13 +1,15 @@
 """The tree of commands. Each module in `MODULES` has a function `register(app)`.
 
-Commands import their dependencies when they run, so that help and usage errors appear at once.
+Commands import their dependencies when they run, so that help and usage errors appear at once. For the same reason a
+command line that begins with a command imports and builds only this command's module.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,68 +17,40 @@ import typer
 from typer._click.exceptions import ClickException
 from typer.core import TyperGroup
 
-from services.router.cli import (
-    approvals,
-    audit,
-    bench,
-    certificate,
-    changes,
-    chaos,
-    clients,
-    config,
-    conflicts,
-    context,
-    demo,
-    events,
-    flags,
-    gates,
-    identity,
-    jobs,
-    ledger,
-    mcp,
-    overview,
-    probe,
-    reconcile,
-    records,
-    recover,
-    rehearse,
-    replay,
-    retire,
-    shadow,
-)
 from services.router.cli.contexts import matching_names
 from services.router.cli.failure import CommandFailed, Exit
 from services.router.cli.options import Output, fail
 
-MODULES = (
-    overview,
-    changes,
-    gates,
-    flags,
-    identity,
-    jobs,
-    audit,
-    reconcile,
-    replay,
-    recover,
-    conflicts,
-    approvals,
-    records,
-    events,
-    rehearse,
-    probe,
-    shadow,
-    clients,
-    ledger,
-    certificate,
-    retire,
-    mcp,
-    bench,
-    chaos,
-    demo,
-    context,
-    config,
-)
+MODULES: Mapping[str, tuple[str, ...]] = {
+    "overview": ("status", "journal", "doctor"),
+    "changes": ("phase", "canary", "hold"),
+    "gates": ("gates",),
+    "flags": ("flags", "explain"),
+    "identity": ("identity",),
+    "jobs": ("backfill", "jobs"),
+    "audit": ("audit",),
+    "reconcile": ("reconcile", "validate"),
+    "replay": ("replay",),
+    "recover": ("recover", "seize"),
+    "conflicts": ("conflicts",),
+    "approvals": ("approvals", "approve", "withdraw", "two-person"),
+    "records": ("records",),
+    "events": ("events",),
+    "rehearse": ("rehearse", "rollback"),
+    "probe": ("probe",),
+    "shadow": ("shadow",),
+    "clients": ("clients",),
+    "ledger": ("ledger",),
+    "certificate": ("certificate",),
+    "retire": ("retire",),
+    "mcp": ("mcp",),
+    "bench": ("bench",),
+    "chaos": ("chaos",),
+    "demo": ("demo",),
+    "context": ("context",),
+    "config": ("config",),
+}
+"""The modules beside this one, in the order of the help text, and the words that each registers."""
 
 HELP = """Move a live service from A to B and back without losing a write.
 
@@ -110,18 +84,6 @@ class Commands(TyperGroup):
         sys.exit(code if isinstance(code, int) else Exit.OK)
 
 
-app = typer.Typer(
-    name="baton",
-    cls=Commands,
-    help=HELP,
-    no_args_is_help=True,
-    add_completion=True,
-    # Importing rich for the help text takes several times as long.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-
 def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
@@ -130,8 +92,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def root(
+def _root(
     context: typer.Context,
     address: Annotated[str | None, typer.Option(help="As after the verb, which wins.", metavar="TEXT")] = None,
     token_file: Annotated[Path | None, typer.Option(help="As after the verb.")] = None,
@@ -149,5 +110,20 @@ def root(
     context.obj = {name: value for name, value in given.items() if value is not None}
 
 
-for _module in MODULES:
-    _module.register(app)
+def tree(words: Sequence[str] = ()) -> typer.Typer:
+    """The commands that a command line with these words needs: all of them, if its first word is not a command's."""
+    app = typer.Typer(
+        name="baton",
+        cls=Commands,
+        help=HELP,
+        no_args_is_help=True,
+        add_completion=True,
+        # Importing rich for the help text takes several times as long.
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_root)
+    needed = [name for name, verbs in MODULES.items() if words and words[0] in verbs]
+    for name in needed or MODULES:
+        import_module(f"services.router.cli.{name}").register(app)
+    return app
