@@ -13,7 +13,7 @@ FULL = os.environ.get("BATON_TEST_STORMS", "short") == "full"
 
 only_in_full = pytest.mark.skipif(
     not FULL,
-    reason="runs in `make storms`: test_direct_storms.py has the same storm, with a third of its clients at routers",
+    reason="runs in `make storms`: test_direct_storms.py has it with clients of three kinds",
 )
 
 
