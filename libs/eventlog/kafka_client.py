@@ -1,5 +1,5 @@
-"""Reliable shutdown of aiokafka's clients. Only this module and `kafka_records` use private parts of aiokafka
-(0.14)."""
+"""Reliable shutdown of aiokafka's clients, and waits that they lack. Only this module and `kafka_records` use private
+parts of aiokafka (0.14)."""
 
 import asyncio
 import logging
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _BREAK_OFF_SECONDS = 2.0
 _CANCEL_AGAIN_SECONDS = 0.05
 _WHY_SECONDS = 2.0
+_LOOK_AGAIN_SECONDS = 0.1
 
 _CLOSED = "the broker closed the connection: does its listener use this event_log_security?"
 _REMEDIES: Mapping[type[Exception], str] = {
@@ -49,6 +50,16 @@ async def stop_within(client: Any, seconds: float) -> None:
             await _break_off(client)
         elif stop.cancelled() or stop.exception() is not None:
             await _break_off(client)
+
+
+async def wait_for_controller(admin: Any) -> None:
+    """Wait until the brokers name a controller among them, as they do not for a moment after a pause. Only then can an
+    admin client create and delete topics: otherwise aiokafka raises AttributeError. The caller bounds the time."""
+    while True:
+        found = await admin.describe_cluster()
+        if any(broker["node_id"] == found["controller_id"] for broker in found["brokers"]):
+            return
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
 
 def watch_metadata(consumer: Any, changed: Callable[[object], None]) -> None:

@@ -8,7 +8,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from libs.eventlog.kafka_client import stop_within, why_away
+from libs.eventlog.kafka_client import stop_within, wait_for_controller, why_away
 from libs.eventlog.port import MAX_EVENT_BYTES, LogUnavailable, Retention, TopicUnfit
 from libs.eventlog.security import KafkaAccess
 
@@ -97,6 +97,7 @@ async def _create(admin: Any, settings: KafkaSettings) -> dict[str, Any]:
             "unclean.leader.election.enable": "false",
         },
     )
+    await wait_for_controller(admin)
     answer = (await admin.create_topics([topic])).topic_errors[0]
     code, message = answer[1], answer[2]
     # Another process may have created it meanwhile. Then it is checked like any other.

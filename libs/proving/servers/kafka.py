@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
+from libs.eventlog.kafka_client import wait_for_controller
 from libs.proving.servers import locate
 from libs.proving.servers.errors import ServersError
 from libs.proving.servers.ports import free_port, is_open
@@ -129,6 +130,7 @@ class Kafka:
         try:
             async with asyncio.timeout(_READY_SECONDS):
                 await admin.start()
+                await wait_for_controller(admin)
                 answer = await admin.create_topics(
                     [NewTopic(name, partitions, replication_factor=1, topic_configs=dict(config or {}))]
                 )
@@ -145,6 +147,7 @@ class Kafka:
         try:
             async with asyncio.timeout(_READY_SECONDS):
                 await admin.start()
+                await wait_for_controller(admin)
                 await admin.delete_topics([name])
         except UnknownTopicOrPartitionError:
             pass
@@ -158,6 +161,7 @@ class Kafka:
         producer = AIOKafkaProducer(bootstrap_servers=self.bootstrap, acks="all")
         try:
             await admin.start()
+            await wait_for_controller(admin)
             await admin.create_topics([NewTopic(_PROBE_TOPIC, 1, replication_factor=1)])
             await producer.start()
             await producer.send_and_wait(_PROBE_TOPIC, b"ready")
