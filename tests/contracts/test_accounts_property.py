@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from libs.clock import ManualClock
@@ -23,7 +23,7 @@ from libs.rpc import metadata
 from libs.sandboxes.columns import sandbox_columns
 from libs.store import memory
 from libs.store.memory import MemoryStore
-from tests.contracts.account_rig import ANN, BOB, Rig, View, rig_of
+from tests.contracts.account_rig import ANN, BOB, Outcome, Rig, View, rig_of
 
 CAROL = Principal("test:carol", ANN.accounts)
 NAMES = [f"sandboxes/n{number}" for number in range(6)]
@@ -131,7 +131,8 @@ async def _same(calls: Sequence[Asked]) -> None:
             done = [one for one in done if one != (asked, request_id)]
             continue
         if not asked.foreign:
-            assert await part.ask(asked.who, asked.method, request, metadata=asked.pairs) == outcome, asked
+            alone = await part.ask(asked.who, asked.method, request, metadata=asked.pairs)
+            assert _as_shown(alone) == _as_shown(outcome), asked
     for size in (1, 2, 50):
         lists = [await one.list(ANN, page_size=size, show_deleted=True) for one in (whole, part)]
         assert lists[0] == lists[1]
@@ -142,12 +143,28 @@ async def _same(calls: Sequence[Asked]) -> None:
     assert sorted(resumed[0].removed) == sorted(resumed[1].removed)
 
 
+def _as_shown(outcome: Outcome) -> Outcome:
+    """As a router shows it. Of a refusal it does not show the version, by which it knows the newer of two copies: a
+    stub has one, the absent record that stands for a hidden one has none."""
+    if outcome.code == "OK":
+        return outcome
+    return outcome._replace(trailers=tuple(pair for pair in outcome.trailers if pair[0] != metadata.VERSION))
+
+
 async def _view(one: Rig, token: str) -> View:
     async with one.watch(ANN, resume_token=token) as watching:
         return await watching.view()
 
 
 @given(st.lists(CALLS, min_size=12, max_size=40))
+@example(
+    [
+        Asked(ANN, "DeleteSandbox", NAMES[1], "", "", 2, (), 0),
+        Asked(BOB, "CreateSandbox", NAMES[1], "corp", "", 0, (), 0),
+        Asked(ANN, "GetSandbox", NAMES[1], "", "", 0, PAIRS[1], 0),
+        Asked(ANN, "GetSandbox", NAMES[1], "", "", 0, PAIRS[2], 0),
+    ]
+).via("a name that the caller deleted before it was another one's")
 def test_a_caller_sees_no_difference_to_a_store_without_the_records_of_others(calls: list[Asked]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "LIST_ROWS", 2)
