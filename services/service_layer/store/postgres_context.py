@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from libs.clock import Clock
@@ -44,6 +44,10 @@ class Gauge:
         self._changes = 0
         self._total = Depth(0, 0, 0.0)
         """All additions of this process."""
+        self._gone = Depth(0, 0, 0.0)
+        """All removals of this process."""
+        self._doubtful = Depth(0, 0, 0.0)
+        """Entries that the depth has too many at most: those of changes that fell into the last count."""
         self._held = HELD_NOTHING
         self._held_until = float("-inf")
         self._lock = asyncio.Lock()
@@ -59,6 +63,7 @@ class Gauge:
 
     def removed(self, entries: int, size: int) -> None:
         depth = self._depth
+        self._gone = _plus(self._gone, entries, size)
         self._changes += 1
         left = max(0, depth.entries - entries)
         oldest = depth.oldest_seconds if left else 0.0
@@ -79,6 +84,16 @@ class Gauge:
         if not self._is_fresh() and (self._refresh is None or self._refresh.done()):
             self._refresh = asyncio.get_running_loop().create_task(self.depth())
             self._refresh.add_done_callback(_note_failure)
+        return self._depth
+
+    async def before_refusal(self, fits: Callable[[Depth], bool]) -> Depth:
+        """Return the depth for a change that did not fit the recent one.
+
+        It is counted again if the change would fit without the entries that may be in it by mistake.
+        """
+        entries, size, _ = self._doubtful
+        if entries and fits(_plus(self._depth, -entries, -size)):
+            return await self.depth()
         return self._depth
 
     async def held(self) -> Held:
@@ -105,15 +120,18 @@ class Gauge:
     async def _count(self) -> None:
         loop = asyncio.get_running_loop()
 
-        async def count(connection: Connection) -> tuple[Depth, Depth, int, float]:
-            began, before, changes = loop.time(), self._total, self._changes
+        async def count(connection: Connection) -> tuple[Depth, Depth, Depth, int, float]:
+            began, total, gone, changes = loop.time(), self._total, self._gone, self._changes
             row = await connection.fetchrow(sql.DEPTH)
-            return Depth(row["entries"], row["bytes"], row["age"] / 1000), before, changes, loop.time() - began
+            depth = Depth(row["entries"], row["bytes"], row["age"] / 1000)
+            return depth, total, gone, changes, loop.time() - began
 
-        depth, before, changes, cost = await self._pool.run(count)
+        depth, total, gone, changes, cost = await self._pool.run(count)
         # A commit during the count may be in it or not. Counted twice it does less harm than not at all.
         self._is_exact = changes == self._changes
-        self._depth = _plus(depth, self._total.entries - before.entries, self._total.bytes - before.bytes)
+        added = self._total.entries - total.entries, self._total.bytes - total.bytes
+        self._depth = _plus(depth, *added)
+        self._doubtful = _plus(Depth(*added, 0.0), self._gone.entries - gone.entries, self._gone.bytes - gone.bytes)
         self._counted = loop.time()
         self._valid_seconds = min(self._MOST_SECONDS, max(self._LEAST_SECONDS, cost * self._COST_FACTOR))
 

@@ -127,7 +127,10 @@ class PostgresRecords:
         event = engine.entry_of(engine.record_of(tx, changed.row, (served,))).event
         depth = await context.gauge.recent()
         if not context.limits.fits(depth, len(event)):
-            raise engine.full(depth)
+            fits = partial(context.limits.fits, size=len(event))
+            depth = await context.gauge.before_refusal(fits)
+            if not fits(depth):
+                raise engine.full(depth)
         request = (*served_values(served)[:3], served.answer)
         arguments = (*context.values(changed.row), *request, event, call.traceparent, context.me.value)
         if found.row is None:

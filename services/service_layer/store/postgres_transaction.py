@@ -7,6 +7,7 @@ from dataclasses import astuple
 
 from libs.clock import Clock
 from libs.errors import BatonError
+from libs.ownership.errors import OutboxFull
 from libs.ownership.limits import RETRY_WINDOW_SECONDS, SERVED_WINDOW
 from libs.ownership.model import BucketOwner, Call, Found, Head, Row, Served, Store, Version, bases_text, bucket_of
 from libs.ownership.orders import order_of, order_text
@@ -51,10 +52,10 @@ class PostgresTransactions:
         """`lock_timeout_seconds`: maximum wait for a row before LockTimeout. None: the pool's default."""
         gauge = self._context.gauge
         # Counted before the first lock is taken: counting the outbox or the rows of a large store is slow.
-        depth, held = await gauge.recent(), None
+        depth, held, refused = await gauge.recent(), None, False
         while True:
 
-            async def work(connection: Connection, held: Held | None = held) -> T:
+            async def work(connection: Connection, depth: Depth = depth, held: Held | None = held) -> T:
                 tx = PostgresTransaction(self._context, connection, depth, held)
                 async with transaction(connection, lock_timeout_seconds=lock_timeout_seconds):
                     result = await procedure(tx)
@@ -65,6 +66,10 @@ class PostgresTransactions:
                 return await self._pools.get(lane, self._context.requests).run(work)
             except _HeldUnknown:
                 held = await gauge.held()
+            except OutboxFull:
+                if refused:
+                    raise
+                refused, depth = True, await gauge.before_refusal(lambda _: True)
 
 
 class PostgresTransaction:
