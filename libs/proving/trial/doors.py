@@ -122,9 +122,9 @@ class HttpWay(ABC):
         return int(named) if named.isdigit() else self._usual_schema
 
     async def _request(self, verb: str, path: str, timeout: float | None, **parts: Any) -> httpx2.Response:
-        work = self._client.request(verb, self._base + path, timeout=None, **parts)
         try:
-            return await asyncio.wait_for(work, None if timeout is None else timeout + EARLIER_SECONDS)
+            async with asyncio.timeout(None if timeout is None else timeout + EARLIER_SECONDS):
+                return await self._client.request(verb, self._base + path, timeout=None, **parts)
         except TimeoutError:
             raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, "the client waited long enough", (), ()) from None
         except httpx2.TransportError as error:
