@@ -129,8 +129,11 @@ class Loop:
         self._pause = self._first_pause
 
     async def run(self) -> None:
-        """Run until cancelled."""
-        while True:
+        """Run until cancelled, also if the body loses the cancellation: before Python 3.12 `asyncio.wait_for`, which
+        libraries use, does so when it arrives together with a result."""
+        task = asyncio.current_task()
+        assert task is not None, "it runs in a task"
+        while not task.cancelling():
             try:
                 await self._run_body()
             # This task is the body's outermost handler: it counts and logs every failure, then tries again.
@@ -140,6 +143,7 @@ class Loop:
                 self._pause = min(self._pause * 2, self._longest_pause)
             else:
                 await asyncio.sleep(0)
+        raise asyncio.CancelledError
 
     async def _run_body(self) -> None:
         """Distinguish cancellations: only a cancellation of this task ends the loop, not one of an awaited task."""

@@ -1,6 +1,7 @@
 """Work that outlives its caller, and loops that outlive their failures."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -113,6 +114,29 @@ async def test_a_loop_goes_on_after_failures_and_shows_the_last_one() -> None:
     assert (loop.failures, loop.trouble) == (3, "")
     task.cancel()
     await asyncio.wait([task])
+
+
+@pytest.mark.parametrize("failure", [None, OSError("the answer is lost")], ids=["an answer", "a failure"])
+async def test_a_loop_ends_though_its_body_has_lost_the_cancellation(failure: Exception | None) -> None:
+    lost = False
+
+    async def body(_: Loop) -> None:
+        nonlocal lost
+        assert not lost, "the loop goes on"
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        lost = True
+        if failure is not None:
+            raise failure
+
+    loop = Loop("feed", body, first_pause_seconds=0.001)
+    task = asyncio.create_task(loop.run())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task], timeout=0.5)
+    ended = task.cancelled()
+    task.cancel()
+    assert ended, loop.trouble
 
 
 async def test_no_work_is_done_at_once() -> None:
