@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
+from libs.ownership.errors import OutboxFull
+from libs.store import engine
 from libs.store.limits import OutboxLimits
+from libs.store.transaction import Transaction
 from services.service_layer.store.postgres_context import Gauge
 from services.service_layer.store.postgres_pool import Pool
+from services.service_layer.store.postgres_transaction import PostgresTransactions
 
 
 class Database:
@@ -21,6 +28,8 @@ class Database:
 
     async def run(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
         return await work(self)
+
+    async def execute(self, _: str) -> None: ...
 
     async def fetchrow(self, _: str) -> dict[str, float]:
         self.counts += 1
@@ -67,6 +76,30 @@ async def test_an_outbox_that_is_full_without_doubt_is_not_counted_for_each_refu
     for _ in range(3):
         assert (await gauge.before_refusal(fits)).entries == 10
     assert database.counts == 1
+    await gauge.close()
+
+
+async def test_a_transaction_that_was_refused_in_doubt_runs_once_more() -> None:
+    database = Database()
+    gauge = Gauge(cast(Pool, database))
+    context: Any = SimpleNamespace(gauge=gauge, requests=database, apply=database, control=database)
+    seen: list[int] = []
+
+    async def procedure(tx: Transaction) -> None:
+        depth = await tx.depth()
+        seen.append(depth.entries)
+        if depth.entries >= 4:
+            raise engine.full(depth)
+
+    database.entries, database.meanwhile = 3, lambda: gauge.added(2, 20)
+    await gauge.depth()
+    await PostgresTransactions(context).run(procedure)
+    assert seen == [5, 3]
+    database.entries = 9
+    await Gauge._count(gauge)
+    with pytest.raises(OutboxFull):
+        await PostgresTransactions(context).run(procedure)
+    assert seen == [5, 3, 9]
     await gauge.close()
 
 

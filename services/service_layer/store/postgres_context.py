@@ -42,9 +42,9 @@ class Gauge:
         self._is_exact = True
         """No change by this process fell into the last count."""
         self._changes = 0
-        self._total = Depth(0, 0, 0.0)
+        self._added = Depth(0, 0, 0.0)
         """All additions of this process."""
-        self._gone = Depth(0, 0, 0.0)
+        self._removed = Depth(0, 0, 0.0)
         """All removals of this process."""
         self._doubtful = Depth(0, 0, 0.0)
         """Entries that the depth has too many at most: those of changes that fell into the last count."""
@@ -57,13 +57,13 @@ class Gauge:
     def added(self, entries: int, size: int) -> None:
         """Count a commit of this process at once, and wake the waiting reader of the outbox."""
         self._depth = _plus(self._depth, entries, size)
-        self._total = _plus(self._total, entries, size)
+        self._added = _plus(self._added, entries, size)
         self._changes += 1
         self.changed.set()
 
     def removed(self, entries: int, size: int) -> None:
         depth = self._depth
-        self._gone = _plus(self._gone, entries, size)
+        self._removed = _plus(self._removed, entries, size)
         self._changes += 1
         left = max(0, depth.entries - entries)
         oldest = depth.oldest_seconds if left else 0.0
@@ -86,13 +86,18 @@ class Gauge:
             self._refresh.add_done_callback(_note_failure)
         return self._depth
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the depth may have entries too many."""
+        return self._doubtful.entries > 0
+
     async def before_refusal(self, fits: Callable[[Depth], bool]) -> Depth:
         """Return the depth for a change that did not fit the recent one.
 
         It is counted again if the change would fit without the entries that may be in it by mistake.
         """
         entries, size, _ = self._doubtful
-        if entries and fits(_plus(self._depth, -entries, -size)):
+        if self.is_doubtful and fits(_plus(self._depth, -entries, -size)):
             return await self.depth()
         return self._depth
 
@@ -121,17 +126,18 @@ class Gauge:
         loop = asyncio.get_running_loop()
 
         async def count(connection: Connection) -> tuple[Depth, Depth, Depth, int, float]:
-            began, total, gone, changes = loop.time(), self._total, self._gone, self._changes
+            began, added, removed, changes = loop.time(), self._added, self._removed, self._changes
             row = await connection.fetchrow(sql.DEPTH)
             depth = Depth(row["entries"], row["bytes"], row["age"] / 1000)
-            return depth, total, gone, changes, loop.time() - began
+            return depth, added, removed, changes, loop.time() - began
 
-        depth, total, gone, changes, cost = await self._pool.run(count)
+        depth, added, removed, changes, cost = await self._pool.run(count)
         # A commit during the count may be in it or not. Counted twice it does less harm than not at all.
         self._is_exact = changes == self._changes
-        added = self._total.entries - total.entries, self._total.bytes - total.bytes
-        self._depth = _plus(depth, *added)
-        self._doubtful = _plus(Depth(*added, 0.0), self._gone.entries - gone.entries, self._gone.bytes - gone.bytes)
+        meanwhile = self._added.entries - added.entries, self._added.bytes - added.bytes
+        self._depth = _plus(depth, *meanwhile)
+        removed_meanwhile = self._removed.entries - removed.entries, self._removed.bytes - removed.bytes
+        self._doubtful = _plus(Depth(*meanwhile, 0.0), *removed_meanwhile)
         self._counted = loop.time()
         self._valid_seconds = min(self._MOST_SECONDS, max(self._LEAST_SECONDS, cost * self._COST_FACTOR))
 

@@ -67,9 +67,9 @@ class PostgresTransactions:
             except _HeldUnknown:
                 held = await gauge.held()
             except OutboxFull:
-                if refused:
+                if refused or not gauge.is_doubtful:
                     raise
-                refused, depth = True, await gauge.before_refusal(lambda _: True)
+                refused, depth = True, await gauge.depth()
 
 
 class PostgresTransaction:
